@@ -1,0 +1,216 @@
+"""What a distiller refuses: models that cannot be distilled, and batches that would spoil a run."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_kd.heads import symbolic_outputs
+
+
+def check_models(teacher, student):
+    """Refuses what is no pair of teacher and student.
+
+    Args:
+        teacher: A Keras model, or None where there is none (yet).
+        student: A Keras model.
+
+    Raises:
+        ValueError: If one is no Keras model, both are or share the same, or nothing can be trained.
+    """
+    for role, model in (("teacher", teacher), ("student", student)):
+        if not isinstance(model, keras.Model) and not (role == "teacher" and model is None):
+            raise ValueError(f"Expected {role} to be a keras.Model. Received: {model!r}")
+    if student.built and not student.trainable_weights:
+        raise ValueError(
+            f"Expected a student with trainable weights. Received: '{student.name}' with none. "
+            "Hint: set student.trainable = True, or that of its layers."
+        )
+    if teacher is None:
+        return
+    if teacher is student:
+        raise ValueError(
+            "Expected two models. Received the same one as teacher and student: there is nothing "
+            "to learn. Hint: keras.models.clone_model(teacher) makes a student of the same shape."
+        )
+    kept = {id(variable) for variable in teacher.variables}
+    shared = [v.path for v in student.trainable_weights if id(v) in kept]
+    if shared:
+        raise ValueError(
+            "Expected a student that does not train the teacher's weights. Received models that "
+            f"share {len(shared)} trainable weights, the first '{shared[0]}'. Hint: freeze those "
+            "layers, or give the student layers of its own."
+        )
+
+
+def check_inputs(teacher, student):
+    """Refuses models that cannot be fed the same batch as it is.
+
+    Raises:
+        ValueError: If both have fixed inputs and these differ in number or shape.
+    """
+    if teacher is None or symbolic_outputs(teacher) is None or symbolic_outputs(student) is None:
+        return
+    shapes = [[tuple(tensor.shape) for tensor in model.inputs] for model in (teacher, student)]
+    if not _same_shapes(*shapes):
+        raise ValueError(
+            f"Expected teacher and student with the same inputs. Received: teacher {shapes[0]}, "
+            f"student {shapes[1]}. Hint: teacher_preprocessing= and student_preprocessing= turn "
+            "one batch into what each of them takes."
+        )
+
+
+def _same_shapes(ours, theirs):
+    return len(ours) == len(theirs) and all(
+        len(a) == len(b)
+        and all(i is None or j is None or i == j for i, j in zip(a[1:], b[1:], strict=True))
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def check_finite_teacher(outputs, features):
+    """Refuses a teacher that answers with NaN or infinity.
+
+    Args:
+        outputs: The teacher's outputs on the first batch.
+        features: Its features by path.
+
+    Raises:
+        ValueError: Naming the output or layer, and how many examples are concerned.
+    """
+    named = [(f"output {index}", t) for index, t in enumerate(keras.tree.flatten(outputs))]
+    named += [(f"layer '{path}'", feature) for path, feature in features.items()]
+    for name, tensor in named:
+        values = ops.convert_to_numpy(ops.cast(tensor, "float32"))
+        broken = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        if broken.any():
+            raise ValueError(
+                f"Expected finite numbers from the teacher. Received NaN or infinity in {name} for "
+                f"{int(broken.sum())} of {len(values)} examples of the first batch, the first at "
+                f"index {int(broken.argmax())}. Hint: look at the teacher's input "
+                "(teacher_preprocessing=) and at its weights."
+            )
+
+
+def sparse_outputs(loss, outputs):
+    """Finds the outputs that are compared to integer class labels.
+
+    Args:
+        loss: The `loss` that was given to `compile`.
+        outputs: The student's outputs.
+
+    Returns:
+        For each flat output the `ignore_class` of its sparse cross-entropy (-1 stands for none), or
+        None where the output has another loss.
+    """
+    flat = keras.tree.flatten(outputs)
+    losses = keras.tree.flatten(loss) if keras.tree.is_nested(loss) else [loss] * len(flat)
+    if isinstance(loss, dict) and not isinstance(outputs, dict):
+        return [None] * len(flat)
+    return [_ignored_class(entry) for entry in losses] if len(losses) == len(flat) else []
+
+
+def _ignored_class(loss):
+    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        ignored = loss.get_config().get("ignore_class")
+        return -1 if ignored is None else ignored
+    names = ("sparse_categorical_crossentropy", "SparseCategoricalCrossentropy")
+    function = keras.losses.sparse_categorical_crossentropy
+    return -1 if loss is function or (isinstance(loss, str) and loss in names) else None
+
+
+def count_bad_labels(labels, outputs, ignored):
+    """Counts integer labels that name no class.
+
+    Args:
+        labels: Integer labels, shape [batch, ...] or [batch, ..., 1].
+        outputs: The student's output, shape [batch, ..., classes].
+        ignored: A label that is allowed beside the classes; -1 for none.
+
+    Returns:
+        A float32 scalar.
+    """
+    labels = ops.cast(labels, "int64")
+    bad = ops.logical_or(labels < 0, labels >= outputs.shape[-1])
+    if ignored != -1:
+        bad = ops.logical_and(bad, labels != ignored)
+    return ops.sum(ops.cast(bad, "float32"))
+
+
+def check_labels(labels, outputs, loss):
+    """Refuses labels of the first batch that do not go with the student's outputs.
+
+    Args:
+        labels: The labels, in the structure of the outputs.
+        outputs: The student's outputs on the first batch.
+        loss: The `loss` that was given to `compile`.
+
+    Raises:
+        ValueError: If a class label is out of range or one-hot labels have another class count.
+    """
+    flat_labels, flat_outputs = keras.tree.flatten(labels), keras.tree.flatten(outputs)
+    kinds = sparse_outputs(loss, outputs)
+    if not len(flat_labels) == len(flat_outputs) == len(kinds):
+        return
+    for index, (label, output, ignored) in enumerate(
+        zip(flat_labels, flat_outputs, kinds, strict=True)
+    ):
+        classes = output.shape[-1]
+        if ignored is not None and float(count_bad_labels(label, output, ignored)):
+            values = ops.convert_to_numpy(label)
+            raise ValueError(
+                f"Expected labels in 0..{classes - 1}: output {index} of the student has {classes} "
+                f"classes. Received labels in {values.min()}..{values.max()} in the first batch."
+            )
+        if _is_one_hot(loss) and tuple(label.shape) != tuple(output.shape):
+            raise ValueError(
+                f"Expected labels of shape {tuple(output.shape)}, like the student's output "
+                f"{index}. Received: {tuple(label.shape)}. Hint: integer labels go with "
+                "'sparse_categorical_crossentropy'."
+            )
+
+
+def _is_one_hot(loss):
+    return isinstance(loss, keras.losses.CategoricalCrossentropy) or loss in (
+        "categorical_crossentropy",
+        "CategoricalCrossentropy",
+    )
+
+
+class Counters:
+    """Counts, inside the graph, what would spoil a run, and is read at the end of an epoch.
+
+    A plain object: its variables are no state of the distiller, in no checkpoint and in no log.
+    """
+
+    _MESSAGES = {
+        "teacher": "finite numbers from the teacher. Received NaN or infinity for {} examples",
+        "labels": "labels that name a class of the student. Received {} others",
+    }
+
+    def __init__(self):
+        self._sums = {name: keras.metrics.Sum(name=f"bad_{name}") for name in self._MESSAGES}
+
+    def add(self, name, count):
+        """Adds a scalar tensor to the counter `"teacher"` or `"labels"`."""
+        self._sums[name].update_state(count)
+
+    def reset(self):
+        """Sets all counters to 0."""
+        for total in self._sums.values():
+            total.reset_state()
+
+    def raise_if_any(self):
+        """Raises if something was counted since the last reset.
+
+        Raises:
+            ValueError: Saying what, and how often.
+        """
+        for name, total in self._sums.items():
+            count = int(total.result())
+            if count:
+                self.reset()
+                raise ValueError(
+                    f"Expected {self._MESSAGES[name].format(count)} in this epoch, after a first "
+                    "batch without any. Hint: the student's weights of this epoch are spoiled; go "
+                    "on from the last checkpoint, which has not been touched."
+                )

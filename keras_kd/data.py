@@ -1,0 +1,166 @@
+"""Training data whose order can be replayed: a function of seed and epoch.
+
+Stock `fit` shuffles with a state that no checkpoint holds, so a run that was interrupted goes on
+with another order. A dataset made here draws order and augmentation from (seed, epoch) alone; the
+distiller tells it the epoch, so the resumed run sees what the uninterrupted one saw.
+"""
+
+import math
+
+import keras
+import tensorflow as tf
+
+
+def replayable(
+    x, y=None, sample_weight=None, *, batch_size, seed, augment=None, shuffle_buffer=None
+):
+    """Makes a `tf.data.Dataset` whose order and augmentation are functions of seed and epoch.
+
+    Arrays are shuffled as a whole, by a stateless permutation; a dataset by its `shuffle` with a
+    buffer and a seed for the epoch.
+
+    Args:
+        x: An array or a structure of arrays, all of the same length; or an unbatched
+            `tf.data.Dataset` that itself gives its elements in one order.
+        y: None, or labels of the same length.
+        sample_weight: None, or weights of the same length.
+        batch_size: Examples a batch; the last batch may be smaller.
+        seed: An integer.
+        augment: None, or a callable `(x, seed) -> x` on a batch of inputs, where `seed` is an
+            integer tensor of shape [2] for `tf.image.stateless_*`, `tf.random.stateless_*` or, as
+            `keras.random` takes it, a seed.
+        shuffle_buffer: For a dataset: how many elements its shuffle holds.
+
+    Returns:
+        A dataset of one epoch for `Distiller.fit`, with the attribute `epoch`, the `tf.Variable`
+        that says which. What is derived from it (`.map`, `.take`) has no such attribute.
+
+    Raises:
+        ValueError: If lengths differ, or an argument does not go with the kind of data.
+
+    Example:
+        >>> data = keras_kd.data.replayable(x_train, y_train, batch_size=64, seed=0)
+        >>> distiller.fit(data, epochs=10, callbacks=[keras.callbacks.BackupAndRestore("backup")])
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"Expected batch_size to be a positive integer. Received: {batch_size!r}")
+    if isinstance(x, tf.data.Dataset):
+        if y is not None or sample_weight is not None:
+            raise ValueError("Expected labels and weights inside the dataset. Hint: leave y out.")
+        if shuffle_buffer is None:
+            raise ValueError("Expected shuffle_buffer= with a dataset. Received: None")
+        make, batches = _from_dataset(x, batch_size, shuffle_buffer)
+    else:
+        if shuffle_buffer is not None:
+            raise ValueError(
+                "Expected no shuffle_buffer with arrays: they are shuffled as a whole."
+            )
+        make, batches = _from_arrays(_pack(x, y, sample_weight), batch_size)
+    # On the CPU, where the pipeline runs and reads it when an iterator is made.
+    with tf.device("CPU:0"):
+        epoch = tf.Variable(0, trainable=False, dtype=tf.int64, name="epoch")
+
+    def one_epoch(_):
+        pair = tf.stack([tf.constant(seed, tf.int64), epoch])
+        dataset = make(pair)
+        if augment is not None:
+            dataset = dataset.enumerate().map(
+                lambda index, batch: _augmented(augment, batch, _fold_in(pair, index)),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
+        return dataset
+
+    dataset = tf.data.Dataset.range(1).flat_map(one_epoch)
+    if batches is not None:
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches))
+    options = tf.data.Options()
+    options.deterministic = True
+    dataset = dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+    dataset.epoch = epoch
+    return dataset
+
+
+def why_not_replayable(x, shuffle):
+    """Returns why the order of `fit`'s data cannot be replayed; None if it can.
+
+    Args:
+        x: What `fit` got as `x`.
+        shuffle: What it got as `shuffle`.
+    """
+    if hasattr(x, "epoch"):
+        return None
+    if isinstance(x, tf.data.Dataset):
+        kind = _random_stage(x)
+        return f"the tf.data pipeline holds {kind}" if kind else None
+    if isinstance(x, keras.utils.PyDataset):
+        return "fit() shuffles the batches of the PyDataset" if shuffle else None
+    if hasattr(x, "__array__") or keras.tree.is_nested(x):
+        return "fit() shuffles the arrays" if shuffle else None
+    return f"a {type(x).__name__} cannot be asked for its order"
+
+
+def _pack(x, y, sample_weight):
+    if sample_weight is not None:
+        return (x, y, sample_weight)
+    return (x,) if y is None else (x, y)
+
+
+def _from_arrays(arrays, batch_size):
+    lengths = {len(array) for array in keras.tree.flatten(arrays) if array is not None}
+    if len(lengths) != 1:
+        raise ValueError(f"Expected arrays of one length. Received lengths: {sorted(lengths)}")
+    (examples,) = lengths
+    tensors = keras.tree.map_structure(
+        lambda array: None if array is None else tf.convert_to_tensor(array), arrays
+    )
+
+    def make(pair):
+        order = tf.random.experimental.stateless_shuffle(tf.range(examples), seed=pair)
+        return (
+            tf.data.Dataset.from_tensor_slices(order)
+            .batch(batch_size)
+            .map(
+                lambda index: keras.tree.map_structure(
+                    lambda tensor: None if tensor is None else tf.gather(tensor, index), tensors
+                ),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
+        )
+
+    return make, math.ceil(examples / batch_size)
+
+
+def _from_dataset(dataset, batch_size, shuffle_buffer):
+    count = int(dataset.cardinality())
+
+    def make(pair):
+        seed = tf.random.stateless_uniform([], pair, 0, tf.int64.max, tf.int64)
+        shuffled = dataset.shuffle(shuffle_buffer, seed=seed, reshuffle_each_iteration=False)
+        return shuffled.batch(batch_size)
+
+    return make, math.ceil(count / batch_size) if count >= 0 else None
+
+
+def _fold_in(pair, index):
+    return tf.random.experimental.stateless_fold_in(pair, index)
+
+
+def _augmented(augment, batch, seed):
+    if not isinstance(batch, tuple):
+        return augment(batch, seed)
+    return (augment(batch[0], seed), *batch[1:])
+
+
+def _random_stage(dataset):
+    """Returns the name of the first shuffling or sampling stage of a pipeline, None without one.
+
+    `_inputs` is what tf.data itself walks; tests/test_data.py fails when it moves.
+    """
+    name = type(dataset).__name__.strip("_").removesuffix("Dataset")
+    if any(word in name for word in ("Shuffle", "Random", "Sample", "Generator")):
+        return name
+    for source in dataset._inputs():
+        found = _random_stage(source)
+        if found:
+            return found
+    return None

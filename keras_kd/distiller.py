@@ -1,0 +1,727 @@
+"""The offline scheme: a trained teacher teaches a student."""
+
+import dataclasses
+import functools
+import inspect
+import itertools
+import warnings
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_kd import checks, data, heads, schedules
+from keras_kd.features import FeatureReader, mask_of
+from keras_kd.losses import Context, DistillationLoss, Ends, as_distillation_loss
+from keras_kd.metrics import TeacherAgreement
+from keras_kd.summary import describe
+from keras_kd.teachers import ModelTeacher
+
+_KERAS_LOGS = ("loss", "total_loss", "student_loss", "distillation_loss")
+
+
+@dataclasses.dataclass
+class Term:
+    """One distillation loss of a distiller.
+
+    Attributes:
+        loss: The loss, connected to the two models.
+        weight: Its weight, a float or a schedule.
+        name: Its name in the logs, unique in the distiller.
+    """
+
+    loss: DistillationLoss
+    weight: object
+    name: str
+
+    def teacher_side(self, outputs, features):
+        """Returns what the loss reads of the teacher."""
+        path = self.loss.teacher_layer_name
+        return outputs if path is None else features[path]
+
+    def student_side(self, outputs, features):
+        """Returns what the loss reads of the student."""
+        path = self.loss.student_layer_name
+        return outputs if path is None else features[path]
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class Distiller(keras.Model):
+    """Trains a student on labels and on what its teacher says, by `compile` and `fit`.
+
+    total = student_loss_weight * task + (1 - student_loss_weight) * sum_i weight_i * L_i
+            + regularization, where `task` is the loss given to `compile`.
+
+    A drop-in for `keras.distillation.Distiller`. A step is one forward pass of the student and one
+    of the teacher. The student stays a plain model; the teacher stays as it is and is part of no
+    checkpoint; projectors belong to the distiller.
+
+    Args:
+        teacher: A trained Keras model. None for a distiller that only predicts and evaluates, as
+            one is after loading; `distiller.teacher = model` gives it back.
+        student: The Keras model to be trained.
+        distillation_losses: A distillation loss, or a list of them.
+        distillation_loss_weights: A weight, or a list of weights, for the losses: floats of at
+            least 0 or schedules. None for 1 each.
+        student_loss_weight: Weight of the task loss, in [0, 1], or a schedule.
+        name: Name of the distiller.
+        teacher_preprocessing: A callable from the batch's `x` to the teacher's inputs, run inside
+            the graph; None to take `x` as it is.
+        student_preprocessing: The same for the student; `predict` applies it too.
+        teacher_features: For a subclassed teacher: a callable `(model, x, training) -> (outputs,
+            {name: feature})` that runs it once.
+        student_features: The same for a subclassed student.
+        evaluate_distillation: Whether `evaluate` and validation report the distillation losses too,
+            at the price of the teacher's forward pass.
+        teacher_agreement: Whether to log `teacher_agreement`, the share of predictions in which the
+            student names the teacher's class.
+        **kwargs: Passed to `keras.Model`.
+
+    Raises:
+        ValueError: If the two models cannot be a pair, a layer is unknown, shapes or class counts
+            do not meet, a weight is out of range, or lists differ in length.
+        TypeError: If a loss is no distillation loss.
+
+    Example:
+        >>> distiller = keras_kd.Distiller(teacher, student, keras_kd.LogitsDistillation(4.0))
+        >>> distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> distiller.fit(x_train, y_train, epochs=10)
+        >>> distiller.student.save("student.keras")
+
+    Reference: Hinton et al., arXiv:1503.02531, section 2.
+    """
+
+    def __init__(
+        self,
+        teacher,
+        student,
+        distillation_losses,
+        distillation_loss_weights=None,
+        student_loss_weight=0.5,
+        name="distiller",
+        *,
+        teacher_preprocessing=None,
+        student_preprocessing=None,
+        teacher_features=None,
+        student_features=None,
+        evaluate_distillation=True,
+        teacher_agreement=False,
+        **kwargs,
+    ):
+        checks.check_models(teacher, student)
+        # With the student's policy, `compile` scales the loss of a float16 student as it would
+        # alone.
+        kwargs.setdefault("dtype", student.dtype_policy)
+        super().__init__(name=name, **kwargs)
+        self.student = student
+        self.teacher_preprocessing = teacher_preprocessing
+        self.student_preprocessing = student_preprocessing
+        self.teacher_features = teacher_features
+        self.student_features = student_features
+        self.evaluate_distillation = evaluate_distillation
+        self.student_loss_weight = _mixing_weight(student_loss_weight)
+        losses = _as_list(distillation_losses)
+        self.distillation_losses = losses
+        self.distillation_loss_weights = _weights(distillation_loss_weights, len(losses))
+        ours = [as_distillation_loss(loss) for loss in losses]
+        self._terms = [
+            Term(*term)
+            for term in zip(ours, self.distillation_loss_weights, _log_names(ours), strict=True)
+        ]
+        self.projectors = _Projectors(name="projectors")
+        self._student_reader = FeatureReader(
+            student,
+            [term.loss.student_layer_name for term in self._terms if term.loss.student_layer_name],
+            function=student_features,
+            role="student",
+        )
+        self._task_tracker = keras.metrics.Mean(name="student_loss")
+        self._distillation_tracker = keras.metrics.Mean(name="distillation_loss")
+        self._term_trackers = [keras.metrics.Mean(name=term.name) for term in self._terms]
+        self._agreement = TeacherAgreement() if teacher_agreement else None
+        self._counters = checks.Counters()
+        self._expected_fingerprint = None
+        self._first_batch_checked = False
+        self._teacher = None
+        self._take_teacher(teacher)
+
+    # The teacher
+
+    @property
+    def teacher(self):
+        """The teacher; None after loading, until `distiller.teacher = model` gives it back."""
+        return None if self._teacher is None else self._teacher.model
+
+    def __setattr__(self, name, value):
+        """Takes a teacher back before Keras would track it as a part of this model."""
+        if name == "teacher":
+            checks.check_models(value, self.student)
+            self._check_fingerprint(value)
+            self._take_teacher(value)
+        else:
+            super().__setattr__(name, value)
+
+    def _take_teacher(self, model):
+        if model is not None:
+            paths = [t.loss.teacher_layer_name for t in self._terms if t.loss.teacher_layer_name]
+            self._teacher = ModelTeacher(
+                model,
+                paths,
+                preprocessing=self.teacher_preprocessing,
+                function=self.teacher_features,
+            )
+            if self.teacher_preprocessing is None and self.student_preprocessing is None:
+                checks.check_inputs(model, self.student)
+        self._connect(*self._symbolic_sides())
+        # Functions that were traced without this teacher are of no use any more.
+        self.train_function = self.test_function = None
+
+    def _check_fingerprint(self, model):
+        expected = self._expected_fingerprint
+        if model is None or expected is None:
+            return
+        found = ModelTeacher(model).fingerprint()
+        if found != expected:
+            raise ValueError(
+                "Expected the teacher that this distiller was trained with, of fingerprint "
+                f"{expected[:12]}. Received: '{model.name}' of fingerprint {found[:12]}. Hint: to "
+                "go on with another teacher make a new Distiller around distiller.student."
+            )
+
+    # Connecting losses to the two models
+
+    def _symbolic_sides(self):
+        """Returns (outputs, features) of teacher and student as far as their graphs tell them."""
+        teacher = student = (None, None)
+        if self._teacher is not None:
+            model = self._teacher.model
+            teacher = (heads.symbolic_outputs(model), self._teacher.reader.features)
+        student = (heads.symbolic_outputs(self.student), self._student_reader.features)
+        return teacher, student
+
+    def _connect(self, teacher, student):
+        """Settles every loss for the two models and takes over its projector.
+
+        Args:
+            teacher: Its (outputs, features), symbolic or those of a batch; None for what is
+                unknown.
+            student: The same.
+        """
+        activations = [
+            None if model is None else heads.activations(model)
+            for model in (self.teacher, self.student)
+        ]
+        for term in self._terms:
+            if not term.loss.is_connected():
+                sides = (
+                    _known(term.teacher_side, *teacher, term.loss.teacher_layer_name),
+                    _known(term.student_side, *student, term.loss.student_layer_name),
+                )
+                try:
+                    term.loss = term.loss.connect(Ends(*sides, *activations))
+                except ValueError as err:
+                    raise ValueError(f"Distillation loss '{term.name}': {err}") from err
+            if term.loss.projector is not None:
+                self.projectors.add(term.loss.projector)
+        self._connected = all(term.loss.is_connected() for term in self._terms)
+        if self.student.built and self._connected:
+            self.built = True
+
+    # The step
+
+    def call(self, inputs, training=None, return_features=False):
+        """Returns the student's outputs, or with `return_features` `(outputs, {path: feature})`."""
+        if self.student_preprocessing is not None:
+            inputs_of_student = self.student_preprocessing(inputs)
+        else:
+            inputs_of_student = inputs
+        outputs, features = self._student_reader(inputs_of_student, training)
+        if not self._connected and self._teacher is not None:
+            self._connect(self._teacher(inputs), (outputs, features))
+        return (outputs, features) if return_features else outputs
+
+    def train_step(self, data):
+        """Takes one optimizer step on a batch; returns the logs."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        teacher = self._teacher(x)
+        with tf.GradientTape() as tape:
+            student = self(x, training=True, return_features=True)
+            loss = self._total_loss(y, teacher, student, sample_weight)
+            scaled_loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled_loss, self.trainable_weights)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+        return self._logs(x, y, loss, teacher, student, sample_weight)
+
+    def test_step(self, data):
+        """Evaluates a batch; returns the logs."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        asked = self._teacher is not None and self.evaluate_distillation
+        teacher = self._teacher(x) if asked else None
+        student = self(x, training=False, return_features=True)
+        loss = self._total_loss(y, teacher, student, sample_weight)
+        return self._logs(x, y, loss, teacher, student, sample_weight)
+
+    def _total_loss(self, y, teacher, student, sample_weight):
+        """Returns the total loss as the class states it, weights and regularization included.
+
+        Under `tf.distribute` it is this replica's share: everything is divided by the number of
+        replicas, as Keras divides the task loss.
+        """
+        alpha = schedules.value_at(self.student_loss_weight, self._step())
+        examples = ops.shape(keras.tree.flatten(student[0])[0])[0]
+        terms = []
+        task = self._task_loss(y, student[0], sample_weight)
+        if task is not None:
+            self._task_tracker.update_state(task * _replicas(), sample_weight=examples)
+            if not _is_zero(alpha):
+                terms.append(alpha * task if teacher is not None else task)
+        if teacher is not None:
+            distillation = self._distillation_loss(y, teacher, student, sample_weight, examples)
+            if not _is_zero(1.0 - alpha):
+                terms.append((1.0 - alpha) * distillation / _replicas())
+        terms += [ops.sum(ops.cast(loss, "float32")) / _replicas() for loss in self.losses]
+        return sum(terms) if terms else ops.zeros(())
+
+    def _task_loss(self, y, y_pred, sample_weight):
+        """Returns the loss that was given to `compile`; None without it, or without labels."""
+        # Keras has no public name for its compiled loss alone, without the regularizers that
+        # `compute_loss` adds; tests/test_distiller.py fails when it moves.
+        compiled_loss = self._compile_loss
+        if y is None and compiled_loss is not None and not _is_zero(self.student_loss_weight):
+            raise ValueError(
+                f"Expected labels: student_loss_weight is {self.student_loss_weight}. Received "
+                "data without any. Hint: student_loss_weight=0.0 distils without labels."
+            )
+        if y is None or compiled_loss is None:
+            return None
+        return compiled_loss(y, y_pred, sample_weight)
+
+    def _distillation_loss(self, y, teacher, student, sample_weight, examples):
+        """Returns sum_i weight_i * L_i and logs each L_i."""
+        example_weight, position_weight = _split(sample_weight)
+        total = 0.0
+        for term, tracker in zip(self._terms, self._term_trackers, strict=True):
+            if term.loss.batch_level and sample_weight is not None:
+                raise ValueError(
+                    f"Expected no sample weights with '{term.name}', which is one number for the "
+                    "whole batch. Hint: leave out sample_weight and class_weight, or use a loss "
+                    "with a value for each example."
+                )
+            student_side = term.student_side(*student)
+            context = Context(
+                step=self._step(),
+                labels=y,
+                masks=tuple(mask_of(tensor) for tensor in keras.tree.flatten(student_side)),
+                position_weight=position_weight,
+            )
+            values = term.loss.per_example(term.teacher_side(*teacher), student_side, context)
+            if example_weight is not None:
+                values = values * ops.cast(example_weight, values.dtype)
+            loss = ops.mean(values)
+            tracker.update_state(loss, sample_weight=examples)
+            total += schedules.value_at(term.weight, self._step()) * loss
+        self._distillation_tracker.update_state(total, sample_weight=examples)
+        return total
+
+    def _logs(self, x, y, loss, teacher, student, sample_weight):
+        """Updates what is counted and measured on a batch; returns the logs of what there was."""
+        outputs = student[0]
+        examples = ops.shape(keras.tree.flatten(outputs)[0])[0]
+        self._loss_tracker.update_state(loss * _replicas(), sample_weight=examples)
+        absent = set()
+        if teacher is None:
+            trackers = (self._distillation_tracker, *self._term_trackers, self._agreement)
+            absent |= {tracker.name for tracker in trackers if tracker is not None}
+        else:
+            self._count_bad("teacher", _not_finite(teacher[0]))
+            if self._agreement is not None:
+                for pair in zip(*map(keras.tree.flatten, (teacher[0], outputs)), strict=True):
+                    self._agreement.update_state(*pair)
+        if y is None or self.loss is None:
+            absent.add(self._task_tracker.name)
+        if y is None:
+            logs = self.get_metrics_result()
+        else:
+            self._count_bad("labels", _bad_labels(y, outputs, self.loss))
+            logs = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+        return {name: value for name, value in logs.items() if name not in absent}
+
+    def _count_bad(self, name, count):
+        if count is not None:
+            self._counters.add(name, count)
+
+    def _step(self):
+        return None if self.optimizer is None else self.optimizer.iterations
+
+    def get_metrics_result(self):
+        """Returns the logs: every metric that has seen data.
+
+        Called at the end of an epoch too, before any callback: here the counters are read.
+        """
+        if tf.executing_eagerly():
+            self._counters.raise_if_any()
+        logs = {}
+        for metric in self.metrics:
+            # The compiled metrics stay unbuilt as long as there are no labels.
+            if not getattr(metric, "built", True):
+                continue
+            result = metric.result()
+            logs.update(result if isinstance(result, dict) else {metric.name: result})
+        if "loss" in logs:
+            logs["total_loss"] = logs["loss"]
+        return logs
+
+    def reset_metrics(self):
+        """Resets all metrics, and the counters of bad examples."""
+        super().reset_metrics()
+        self._counters.reset()
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Returns the total loss of a batch, a scalar, as `fit` minimizes it.
+
+        Args:
+            x: The inputs.
+            y: The labels; None without any.
+            y_pred: The student's outputs, if they are there already and no loss reads a layer.
+            sample_weight: None, or weights of shape [batch].
+            training: Whether the student is run as in training.
+
+        Raises:
+            ValueError: If `y_pred` is given though a loss reads one of the student's layers.
+        """
+        if y_pred is None:
+            student = self(x, training=training, return_features=True)
+        elif self._student_reader.paths:
+            raise ValueError(
+                "Expected y_pred=None: a loss reads layers of the student "
+                f"({', '.join(self._student_reader.paths)}), which come with its forward pass."
+            )
+        else:
+            student = (y_pred, {})
+        teacher = None if self._teacher is None else self._teacher(x)
+        return self._total_loss(y, teacher, student, sample_weight)
+
+    # Training
+
+    def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs):
+        """Configures training; as `keras.Model.compile`.
+
+        Args:
+            optimizer: The student's (and the projectors') optimizer.
+            loss: The task loss; None for pure distillation, with `student_loss_weight=0.0`.
+            metrics: Metrics of the student's outputs.
+            **kwargs: Passed to `keras.Model.compile`.
+
+        Raises:
+            ValueError: If there is no loss though `student_loss_weight` is not 0.
+        """
+        if loss is None and not _is_zero(self.student_loss_weight):
+            raise ValueError(
+                "Expected a task loss: 'loss' cannot be `None` with student_loss_weight="
+                f"{self.student_loss_weight}. Hint: student_loss_weight=0.0 for pure distillation."
+            )
+        self._first_batch_checked = False
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+
+    def compile_from_config(self, config):
+        """Compiles as `get_compile_config` says, and makes the optimizer's variables."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *args, **kwargs):
+        """Trains the student; as `keras.Model.fit`."""
+        bound = inspect.signature(super().fit).bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = bound.arguments
+        x, callbacks = arguments["x"], arguments["callbacks"]
+        _warn_if_not_replayable(x, arguments["shuffle"], callbacks)
+        if hasattr(x, "epoch"):
+            arguments["callbacks"] = _with_callback(callbacks, _TellEpoch(x.epoch))
+        self._first_batch_checked = False
+        return super().fit(*bound.args, **bound.kwargs)
+
+    def make_train_function(self, force=False):
+        """Makes the function that runs train steps; refuses without a teacher."""
+        if self._teacher is None:
+            raise ValueError(
+                "Expected a teacher. This distiller has none: checkpoints hold no teacher. "
+                "Hint: distiller.teacher = teacher gives it back; predict and evaluate work "
+                "without."
+            )
+        if self.train_function is None or force:
+            super().make_train_function(force)
+            self.train_function = self._checking_first_batch(self.train_function)
+
+    def _checking_first_batch(self, function):
+        """Returns `function`, but before its first step the batch is looked at eagerly."""
+
+        def check_and_run(iterator):
+            if self._first_batch_checked:
+                return function(iterator)
+            batch = next(iterator)
+            self._check_first_batch(batch)
+            self._first_batch_checked = True
+            return function(itertools.chain([batch], iterator))
+
+        return check_and_run
+
+    def _check_first_batch(self, batch):
+        """Refuses a first batch that would spoil the run, before anything is compiled."""
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(
+            keras.tree.map_structure(self._of_first_replica, batch)
+        )
+        if not self.teacher.built:
+            raise ValueError(
+                f"Expected a trained teacher. Received: '{self.teacher.name}', which has no "
+                "weights yet. Hint: build it and load its weights."
+            )
+        student = self(x, training=False, return_features=True)
+        teacher = self._teacher(x)
+        checks.check_models(self.teacher, self.student)
+        checks.check_finite_teacher(*teacher)
+        if y is not None and self.loss is not None:
+            checks.check_labels(y, student[0], self.loss)
+        if y is None and self._compile_metrics is not None:
+            warnings.warn("There are no labels: metrics that need them are skipped.", stacklevel=2)
+        for term in self._terms:
+            term.loss.check_first_batch(term.teacher_side(*teacher), term.student_side(*student))
+
+    def _of_first_replica(self, value):
+        # Keras hides a missing entry of a batch, None, in an empty Optional.
+        if isinstance(value, tf.experimental.Optional):
+            return None
+        return self.distribute_strategy.experimental_local_results(value)[0]
+
+    # Saving
+
+    def save_own_variables(self, store):
+        """Saves the seed states of random layers, which Keras leaves out of weight files."""
+        super().save_own_variables(store)
+        for index, state in enumerate(self._seed_states()):
+            store[f"seed_{index}"] = ops.convert_to_numpy(state)
+
+    def load_own_variables(self, store):
+        """Loads what `save_own_variables` saved."""
+        states, names = self._seed_states(), list(store.keys())
+        seeds = [name for name in names if name.startswith("seed_")]
+        if len(seeds) != len(states):
+            raise ValueError(
+                f"Expected {len(states)} seed states in the checkpoint. Received: {len(seeds)}. "
+                "Hint: it belongs to a student with other random layers."
+            )
+        super().load_own_variables({name: store[name] for name in names if name not in seeds})
+        for index, state in enumerate(states):
+            state.assign(store[f"seed_{index}"])
+
+    def _seed_states(self):
+        """Returns the variables that are neither weights nor metrics: those of random layers."""
+        others = {id(v) for v in (*self.weights, *self.metrics_variables)}
+        return [variable for variable in self.variables if id(variable) not in others]
+
+    def get_config(self):
+        """Returns what makes this distiller again, with a fingerprint in the teacher's place."""
+        serialize = keras.saving.serialize_keras_object
+        fingerprint = self._expected_fingerprint
+        if self._teacher is not None and self.teacher.built:
+            fingerprint = self._teacher.fingerprint()
+        return {
+            **super().get_config(),
+            "teacher": None,
+            "teacher_fingerprint": fingerprint,
+            "student": serialize(self.student),
+            "distillation_losses": [serialize(term.loss) for term in self._terms],
+            "distillation_loss_weights": [schedules.serialize(term.weight) for term in self._terms],
+            "student_loss_weight": schedules.serialize(self.student_loss_weight),
+            "teacher_preprocessing": _serialize_function(self.teacher_preprocessing),
+            "student_preprocessing": _serialize_function(self.student_preprocessing),
+            "teacher_features": _serialize_function(self.teacher_features),
+            "student_features": _serialize_function(self.student_features),
+            "evaluate_distillation": self.evaluate_distillation,
+            "teacher_agreement": self._agreement is not None,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes a distiller without a teacher from what `get_config` gave."""
+        config = dict(config)
+        fingerprint = config.pop("teacher_fingerprint")
+        deserialize = keras.saving.deserialize_keras_object
+        config["student"] = deserialize(config["student"])
+        config["distillation_losses"] = [deserialize(c) for c in config["distillation_losses"]]
+        config["distillation_loss_weights"] = [
+            schedules.deserialize(weight) for weight in config["distillation_loss_weights"]
+        ]
+        config["student_loss_weight"] = schedules.deserialize(config["student_loss_weight"])
+        for name in _FUNCTIONS:
+            config[name] = None if config[name] is None else deserialize(config[name])
+        distiller = cls(**config)
+        distiller._expected_fingerprint = fingerprint
+        return distiller
+
+    def summary(self, print_fn=None):
+        """Prints what is taught to whom: sizes, and each loss with layers, shapes and weight.
+
+        Args:
+            print_fn: Called with the text; by default `print`.
+        """
+        (print_fn or print)(describe(self))
+
+
+_FUNCTIONS = (
+    "teacher_preprocessing",
+    "student_preprocessing",
+    "teacher_features",
+    "student_features",
+)
+
+
+class _Projectors(keras.layers.Layer):
+    """Holds the projectors, so that Keras tracks, saves and trains them."""
+
+    def __init__(self, name):
+        super().__init__(name=name)
+        self.members = []
+
+    def add(self, projector):
+        if projector not in self.members:
+            self.members.append(projector)
+
+    def __iter__(self):
+        return iter(self.members)
+
+    def __len__(self):
+        return len(self.members)
+
+
+class _TellEpoch(keras.callbacks.Callback):
+    """Tells a replayable dataset which epoch begins."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self._epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch.assign(epoch)
+
+
+def _with_callback(callbacks, callback):
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks.append(callback)
+        return callbacks
+    return [callback, *keras.tree.flatten(callbacks)] if callbacks else [callback]
+
+
+def _warn_if_not_replayable(x, shuffle, callbacks):
+    given = getattr(callbacks, "callbacks", None) or keras.tree.flatten(callbacks or [])
+    if not any(isinstance(entry, keras.callbacks.BackupAndRestore) for entry in given):
+        return
+    reason = data.why_not_replayable(x, shuffle)
+    if reason is not None:
+        warnings.warn(
+            f"A resumed run will see its data in another order: {reason}. "
+            "Hint: keras_kd.data.replayable() gives data whose order can be replayed.",
+            stacklevel=4,
+        )
+
+
+def _as_list(losses):
+    if losses is None or (isinstance(losses, list | tuple) and not losses):
+        raise ValueError(
+            f"Expected a distillation loss or a list of them. Received: {losses!r}. "
+            "'distillation_losses' cannot be `None`."
+        )
+    return list(losses) if isinstance(losses, list | tuple) else [losses]
+
+
+def _weights(weights, count):
+    if weights is None:
+        return [1.0] * count
+    weights = list(weights) if isinstance(weights, list | tuple) else [weights]
+    if len(weights) != count:
+        raise ValueError(
+            f"Expected one weight for each of the {count} distillation losses. "
+            f"Received: {len(weights)} distillation_loss_weights."
+        )
+    return [schedules.checked("distillation_loss_weights", weight) for weight in weights]
+
+
+def _mixing_weight(weight):
+    schedules.checked("student_loss_weight", weight)
+    if not schedules.is_schedule(weight) and weight > 1.0:
+        raise ValueError(f"Expected student_loss_weight in [0, 1]. Received: {weight!r}")
+    return weight
+
+
+def _log_names(losses):
+    """Returns a name for each loss; a repeated one gets a number."""
+    names = []
+    for loss in losses:
+        if loss.name in _KERAS_LOGS:
+            raise ValueError(
+                f"Expected a loss name that is free in the logs. Received: {loss.name!r}"
+            )
+        same = sum(name == loss.name or name.startswith(f"{loss.name}_") for name in names)
+        names.append(loss.name if not same else f"{loss.name}_{same}")
+    return names
+
+
+def _known(side, outputs, features, path):
+    """Returns what a loss reads, None where that is not known yet."""
+    if (path is None and outputs is None) or (path is not None and features is None):
+        return None
+    return side(outputs, features)
+
+
+def _split(sample_weight):
+    """Returns (weights of shape [batch], weights of shape [batch, ...positions]); one is None."""
+    if sample_weight is None:
+        return None, None
+    if keras.tree.is_nested(sample_weight):
+        raise ValueError(
+            "Expected one array of sample weights, shape [batch]. Received a structure of them. "
+            "Hint: distillation losses weigh examples, not outputs."
+        )
+    shape = sample_weight.shape
+    if len(shape) == 2 and shape[-1] == 1:
+        return ops.squeeze(sample_weight, -1), None
+    return (sample_weight, None) if len(shape) == 1 else (None, sample_weight)
+
+
+def _replicas():
+    return float(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def _is_zero(weight):
+    """Returns whether a weight is the plain number 0, so that its term is left out, NaN and all."""
+    return isinstance(weight, int | float) and weight == 0
+
+
+def _not_finite(outputs):
+    """Returns how many examples have a number that is not finite, a float32 scalar."""
+    count = 0.0
+    for output in keras.tree.flatten(outputs):
+        axes = tuple(range(1, len(output.shape)))
+        count += ops.sum(ops.cast(ops.logical_not(ops.all(ops.isfinite(output), axes)), "float32"))
+    return count
+
+
+def _bad_labels(y, outputs, loss):
+    """Returns how many integer labels name no class; None where no loss takes such labels."""
+    if loss is None:
+        return None
+    labels, flat = keras.tree.flatten(y), keras.tree.flatten(outputs)
+    kinds = checks.sparse_outputs(loss, outputs)
+    if not len(labels) == len(flat) == len(kinds):
+        return None
+    counts = [
+        checks.count_bad_labels(*entry)
+        for entry in zip(labels, flat, kinds, strict=True)
+        if entry[2] is not None
+    ]
+    return sum(counts) if counts else None
+
+
+def _serialize_function(function):
+    return None if function is None else keras.saving.serialize_keras_object(function)

@@ -1,0 +1,17 @@
+"""Distillation losses: each a pure function and a thin class for the distiller."""
+
+from keras_kd.losses.base import Context, DistillationLoss, Ends
+from keras_kd.losses.feature import FeatureDistillation
+from keras_kd.losses.response import LogitsDistillation, binary_soft_target, soft_target
+from keras_kd.losses.translate import as_distillation_loss
+
+__all__ = [
+    "Context",
+    "DistillationLoss",
+    "Ends",
+    "FeatureDistillation",
+    "LogitsDistillation",
+    "as_distillation_loss",
+    "binary_soft_target",
+    "soft_target",
+]

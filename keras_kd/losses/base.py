@@ -1,0 +1,252 @@
+"""The base of every distillation loss, and how losses of `keras.distillation` become ours."""
+
+import copy
+import dataclasses
+import re
+from typing import Any
+
+import keras
+from keras import ops
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a loss may know of a batch beside the outputs of teacher and student.
+
+    Attributes:
+        step: The training step, an integer scalar; None outside of a distiller.
+        labels: The batch's labels as `fit` got them, None without labels.
+        masks: For each flat output that the loss reads: None, or which positions are valid, shape
+            [batch, ...positions].
+        position_weight: None, or sample weights a position, shape [batch, ...positions].
+    """
+
+    step: Any = None
+    labels: Any = None
+    masks: tuple = ()
+    position_weight: Any = None
+
+    def mask(self, index=0):
+        """Returns the mask of the flat output `index`, None if there is none."""
+        return self.masks[index] if self.masks else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Ends:
+    """What is known of teacher and student when a distiller connects a loss to them.
+
+    Attributes:
+        teacher: What the loss reads from the teacher: symbolic tensors, or those of the first
+            batch, in their structure; None while unknown.
+        student: The same of the student.
+        teacher_activations: The activation behind each output of the teacher, in the structure of
+            its outputs (see `keras_kd.heads`); None if it cannot be seen.
+        student_activations: The same of the student.
+    """
+
+    teacher: Any = None
+    student: Any = None
+    teacher_activations: Any = None
+    student_activations: Any = None
+
+
+class DistillationLoss(keras.distillation.DistillationLoss):
+    """What is transferred from teacher to student.
+
+    A subclass gives `per_example`; the distiller applies sample weights, the mean, loss weights and
+    schedules. `compute_loss`, the mean, is what `keras.distillation.Distiller` calls, so these
+    losses work there too.
+
+    Args:
+        teacher_layer_name: Layer path that the loss reads in the teacher; None for its outputs.
+        student_layer_name: Layer path that the loss reads in the student; None for its outputs.
+        name: Name in the logs; by default the class's name in snake case.
+
+    Attributes:
+        batch_level: Whether an example's value depends on the other examples of the batch, so that
+            sample weights other than 0 and 1 would have no meaning.
+        projector: The trainable layer between the student's feature and the loss; None without one.
+
+    Example:
+        >>> class Offset(keras_kd.DistillationLoss):
+        ...     def per_example(self, teacher_outputs, student_outputs, context):
+        ...         return ops.mean(ops.abs(teacher_outputs - student_outputs), axis=-1)
+    """
+
+    batch_level = False
+    projector = None
+
+    def __init__(self, *, teacher_layer_name=None, student_layer_name=None, name=None):
+        self.teacher_layer_name = teacher_layer_name
+        self.student_layer_name = student_layer_name
+        self.name = name or snake_case(type(self).__name__)
+
+    def per_example(self, teacher_outputs, student_outputs, context):
+        """Returns the loss of each example.
+
+        Args:
+            teacher_outputs: What the loss reads from the teacher; receives no gradient.
+            student_outputs: What it reads from the student, in the same structure.
+            context: A `Context`.
+
+        Returns:
+            Shape [batch].
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement per_example().")
+
+    def compute_loss(self, teacher_outputs, student_outputs, **kwargs):
+        """Returns the mean of `per_example`, a scalar, as `keras.distillation` expects it."""
+        return ops.mean(self.per_example(teacher_outputs, student_outputs, Context(**kwargs)))
+
+    def connect(self, ends):
+        """Returns this loss with all that is `"auto"` settled for the two models.
+
+        Called by the distiller, when it is made and again on the first batch if something could not
+        be settled from the models alone; the loss that the caller holds is not changed.
+
+        Args:
+            ends: An `Ends`.
+
+        Returns:
+            A loss of the same class.
+
+        Raises:
+            ValueError: If the loss cannot work on the two models.
+        """
+        del ends
+        return copy.copy(self)
+
+    def is_connected(self):
+        """Returns whether nothing is left to be settled by `connect`."""
+        return True
+
+    def check_first_batch(self, teacher_outputs, student_outputs):
+        """Looks at the values of the first batch, before the step is compiled.
+
+        Args:
+            teacher_outputs: What the loss reads from the teacher, tensors with values.
+            student_outputs: The same of the student.
+
+        Raises:
+            ValueError: If the loss would be wrong on these values.
+        """
+
+    def get_config(self):
+        """Returns the arguments of the constructor."""
+        return {
+            "teacher_layer_name": self.teacher_layer_name,
+            "student_layer_name": self.student_layer_name,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the loss from what `get_config` gave."""
+        return cls(**config)
+
+
+def per_output(function, loss, teacher_outputs, student_outputs):
+    """Sums a loss over the outputs that have one.
+
+    Args:
+        function: Called with `(loss of the output, teacher's output, student's output, index)` for
+            each output whose loss is not None; returns shape [batch].
+        loss: A loss, or a structure of losses and None like the outputs'.
+        teacher_outputs: A tensor or a structure of tensors.
+        student_outputs: The same structure.
+
+    Returns:
+        Shape [batch].
+    """
+    check_structure(loss, teacher_outputs, student_outputs)
+    flat = zip(
+        keras.tree.flatten(loss),
+        keras.tree.flatten(teacher_outputs),
+        keras.tree.flatten(student_outputs),
+        strict=True,
+    )
+    values = [
+        function(loss_fn, teacher, student, index)
+        for index, (loss_fn, teacher, student) in enumerate(flat)
+        if loss_fn is not None
+    ]
+    return values[0] if len(values) == 1 else sum(values[1:], start=values[0])
+
+
+def check_structure(loss, teacher_outputs, student_outputs):
+    """Refuses outputs of different structures, or of another one than the losses'.
+
+    Raises:
+        ValueError: If the structures differ.
+    """
+
+    def shape_of(structure):
+        # Lists and tuples of outputs are the same to Keras's trainer, and so to us.
+        return keras.tree.map_structure(lambda _: "*", keras.tree.lists_to_tuples(structure))
+
+    teacher, student, losses = map(shape_of, (teacher_outputs, student_outputs, loss))
+    if teacher != student:
+        raise ValueError(
+            f"Expected teacher and student outputs of one structure. "
+            f"Received: teacher {teacher}, student {student}."
+        )
+    if losses != teacher:
+        raise ValueError(
+            "Loss structure mismatch. Expected one loss, or None, for each output: "
+            f"{teacher}. Received: {losses}."
+        )
+
+
+def keras_loss(loss):
+    """Resolves the `loss` argument: names become functions, everything else stays.
+
+    Args:
+        loss: A name, a Keras loss, a function, None, or a structure of these.
+
+    Raises:
+        ValueError: If a name is unknown or every entry is None.
+    """
+    resolved = keras.tree.map_structure(
+        lambda entry: keras.losses.get(entry) if isinstance(entry, str) else entry, loss
+    )
+    if all(entry is None for entry in keras.tree.flatten(resolved)):
+        raise ValueError(
+            f"Expected at least one loss that is not None (non-`None`). Received: {loss!r}"
+        )
+    return resolved
+
+
+def serialize_loss(loss):
+    """Returns what a configuration holds for the `loss` argument."""
+    return keras.tree.map_structure(
+        lambda entry: None if entry is None else keras.losses.serialize(entry), loss
+    )
+
+
+def deserialize_loss(config):
+    """Returns the losses that `serialize_loss` gave the configuration of."""
+    if isinstance(config, dict) and "class_name" in config:
+        return keras.losses.deserialize(config)
+    if isinstance(config, dict):
+        return {key: deserialize_loss(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return type(config)(deserialize_loss(value) for value in config)
+    return keras.losses.get(config) if isinstance(config, str) else config
+
+
+def unreduced(loss_fn, y_true, y_pred):
+    """Returns the values of a Keras loss at every position, before any reduction.
+
+    Args:
+        loss_fn: A `keras.losses.Loss` or a function of (y_true, y_pred).
+        y_true: Shape [batch, ..., units].
+        y_pred: Same shape.
+    """
+    return (
+        loss_fn.call(y_true, y_pred) if isinstance(loss_fn, keras.Loss) else loss_fn(y_true, y_pred)
+    )
+
+
+def snake_case(name):
+    """Returns a class's name as logs have it: `LogitsDistillation` is `logits_distillation`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

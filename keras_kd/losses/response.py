@@ -1,0 +1,378 @@
+"""Response knowledge: what the teacher answers."""
+
+import copy
+
+import keras
+from keras import ops
+
+from keras_kd import heads, schedules
+from keras_kd.losses import base
+from keras_kd.numerics import at_least_float32, mean_over_positions, tempered_log_softmax
+
+_AUTO = "auto"
+_HEADS = (_AUTO, heads.SOFTMAX, heads.SIGMOID)
+_FORMS = (_AUTO, "logits", "probabilities")
+_DECLARED = ("head", "teacher_outputs", "student_outputs")
+
+
+def soft_target(*, teacher, student, temperature):
+    """Tempered KL divergence from the teacher to the student, per row.
+
+    T^2 * KL(softmax(teacher / T) || softmax(student / T)); the factor keeps the gradient's scale
+    about the same as T changes.
+
+    Args:
+        teacher: Logits, shape [batch, ..., classes]; receives no gradient.
+        student: Logits, same shape.
+        temperature: T > 0, a float or a scalar tensor.
+
+    Returns:
+        Shape [batch, ...], in nats.
+
+    Reference: Hinton et al., arXiv:1503.02531, section 2.
+    """
+    log_p = tempered_log_softmax(ops.stop_gradient(teacher), temperature)
+    log_q = tempered_log_softmax(student, temperature)
+    return temperature**2 * ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def binary_soft_target(*, teacher, student, temperature):
+    """Tempered KL divergence between independent units, the mean over the units.
+
+    T^2 * mean_k KL(Bernoulli(sigmoid(teacher_k / T)) || Bernoulli(sigmoid(student_k / T))): for
+    one-unit and multi-label heads, where a softmax would say nothing. The mean over the units is
+    that of Keras's binary cross-entropy, so both terms keep their proportion.
+
+    Args:
+        teacher: Logits, shape [batch, ..., units]; receives no gradient.
+        student: Logits, same shape.
+        temperature: T > 0, a float or a scalar tensor.
+
+    Returns:
+        Shape [batch, ...], in nats.
+
+    Reference: Hinton et al., arXiv:1503.02531, section 2, for two classes with logits (z, 0).
+    """
+    t = at_least_float32(ops.stop_gradient(teacher)) / temperature
+    s = at_least_float32(student) / temperature
+    positive = ops.sigmoid(t) * (ops.log_sigmoid(t) - ops.log_sigmoid(s))
+    negative = ops.sigmoid(-t) * (ops.log_sigmoid(-t) - ops.log_sigmoid(-s))
+    return temperature**2 * ops.mean(positive + negative, axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class LogitsDistillation(base.DistillationLoss):
+    """Soft targets: the student's output follows the teacher's at a temperature.
+
+    A drop-in for `keras.distillation.LogitsDistillation`. The default loss is `soft_target` (for a
+    sigmoid head `binary_soft_target`). A cross-entropy takes the teacher's tempered probabilities
+    as its labels and is multiplied by T^2 too; any other loss compares the logits over T.
+
+    Args:
+        temperature: T > 0, a float or a schedule.
+        loss: A name or a Keras loss; or a structure of these like the outputs', with None for an
+            output without soft targets.
+        head: `"softmax"` (one of C classes), `"sigmoid"` (independent units), or `"auto"`: sigmoid
+            where a model ends in it, else softmax. A single unit without activation must be
+            declared. For several outputs one word for all, or a structure like `loss`.
+        teacher_outputs: `"logits"`, `"probabilities"`, or `"auto"` to look at the last layer; one
+            word or a structure like `loss`.
+        student_outputs: The same for the student.
+        name: Name in the logs.
+
+    Raises:
+        ValueError: If the temperature is not positive, an option is unknown, no loss is given; when
+            the distiller is made, if an output is neither logits, softmax nor sigmoid, or what was
+            declared is not what the model says.
+
+    Example:
+        >>> keras_kd.LogitsDistillation(temperature=4.0)
+
+    Reference: Hinton et al., arXiv:1503.02531, section 2.
+    """
+
+    def __init__(
+        self,
+        temperature=3.0,
+        loss="kl_divergence",
+        *,
+        head=_AUTO,
+        teacher_outputs=_AUTO,
+        student_outputs=_AUTO,
+        name=None,
+    ):
+        super().__init__(name=name)
+        self.temperature = schedules.checked("temperature", temperature, positive=True)
+        self.loss = base.keras_loss(loss)
+        self.head = _options("head", head, _HEADS)
+        self.teacher_outputs = _options("teacher_outputs", teacher_outputs, _FORMS)
+        self.student_outputs = _options("student_outputs", student_outputs, _FORMS)
+        # The models whose form was seen by `connect` and not declared.
+        self._assumed = ()
+
+    def per_example(self, teacher_outputs, student_outputs, context):
+        """Returns the loss of each example, summed over the outputs, shape [batch]."""
+        if not self.is_connected():  # In a distiller other than ours.
+            settled = self.connect(base.Ends(teacher_outputs, student_outputs))
+            return settled.per_example(teacher_outputs, student_outputs, context)
+        temperature = schedules.value_at(self.temperature, context.step)
+        declared = list(zip(*map(self._flat, _DECLARED), strict=True))
+
+        def value(loss_fn, teacher, student, index):
+            head, teacher_form, student_form = declared[index]
+            _check_same_units(teacher.shape, student.shape)
+            values = _tempered(
+                loss_fn,
+                head,
+                heads.logits(teacher, _activation(head, teacher_form)),
+                heads.logits(student, _activation(head, student_form)),
+                temperature,
+            )
+            return mean_over_positions(values, context.mask(index), context.position_weight)
+
+        return base.per_output(value, self.loss, teacher_outputs, student_outputs)
+
+    def connect(self, ends):
+        """Settles heads and forms for the two models; see `DistillationLoss.connect`.
+
+        Raises:
+            ValueError: If an output is neither logits, softmax nor sigmoid, or what was declared is
+                not what the model says; if teacher and student have other class counts.
+        """
+        if ends.teacher is None or ends.student is None:
+            return copy.copy(self)
+        base.check_structure(self.loss, ends.teacher, ends.student)
+        losses = keras.tree.flatten(self.loss)
+        teachers, students = keras.tree.flatten(ends.teacher), keras.tree.flatten(ends.student)
+        settled = [
+            (_AUTO, _AUTO, _AUTO)
+            if loss is None
+            else _settle(loss, declared, teacher, student, activations)
+            for loss, declared, teacher, student, activations in zip(
+                losses,
+                zip(*map(self._flat, _DECLARED), strict=True),
+                teachers,
+                students,
+                zip(
+                    _flat_or_unknown(ends.teacher_activations, len(losses)),
+                    _flat_or_unknown(ends.student_activations, len(losses)),
+                    strict=True,
+                ),
+                strict=True,
+            )
+        ]
+        connected = copy.copy(self)
+        connected._assumed = tuple(
+            role for role in ("teacher", "student") if _AUTO in self._flat(f"{role}_outputs")
+        )
+        for option, values in zip(_DECLARED, zip(*settled, strict=True), strict=True):
+            setattr(connected, option, keras.tree.pack_sequence_as(self.loss, list(values)))
+        return connected
+
+    def is_connected(self):
+        """Returns whether head and forms of every output with a loss are known."""
+        return all(
+            loss is None or _AUTO not in declared
+            for loss, *declared in zip(
+                keras.tree.flatten(self.loss), *map(self._flat, _DECLARED), strict=True
+            )
+        )
+
+    def check_first_batch(self, teacher_outputs, student_outputs):
+        """Refuses values that look like probabilities where logits were assumed.
+
+        Raises:
+            ValueError: Naming the model whose outputs they are.
+        """
+        for role, outputs in (("teacher", teacher_outputs), ("student", student_outputs)):
+            if role not in self._assumed:
+                continue
+            forms = self._flat(f"{role}_outputs")
+            for form, tensor in zip(forms, keras.tree.flatten(outputs), strict=True):
+                if form == "logits" and heads.looks_like_probabilities(tensor):
+                    raise _undeclared(role)
+
+    def validate_model_compatibility(self, teacher, student):
+        """Refuses models on which `compute_loss` alone, in Keras's distiller, would be wrong.
+
+        Raises:
+            ValueError: If a head of several sigmoid units was not declared, or the models do not
+                fit.
+        """
+        ends = base.Ends(
+            heads.symbolic_outputs(teacher),
+            heads.symbolic_outputs(student),
+            heads.activations(teacher),
+            heads.activations(student),
+        )
+        connected = self.connect(ends)
+        if heads.SIGMOID in connected._flat("head") and heads.SIGMOID not in self._flat("head"):
+            raise ValueError(
+                "Expected the sigmoid head to be declared. Hint: use keras_kd.Distiller, which "
+                "sees it, or LogitsDistillation(head='sigmoid')."
+            )
+
+    def get_config(self):
+        """Returns the arguments of the constructor."""
+        return {
+            "temperature": schedules.serialize(self.temperature),
+            "loss": base.serialize_loss(self.loss),
+            "head": self.head,
+            "teacher_outputs": self.teacher_outputs,
+            "student_outputs": self.student_outputs,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the loss from what `get_config` gave."""
+        config = dict(config)
+        config["temperature"] = schedules.deserialize(config["temperature"])
+        config["loss"] = base.deserialize_loss(config["loss"])
+        return cls(**config)
+
+    def _flat(self, option):
+        """Returns an option for each output in flat order."""
+        value = getattr(self, option)
+        flat = keras.tree.flatten(self.loss)
+        return [value] * len(flat) if isinstance(value, str) else keras.tree.flatten(value)
+
+
+def _tempered(loss_fn, head, teacher, student, temperature):
+    """Applies a loss to logits; returns one value a position, shape [batch, ...]."""
+    if _is(loss_fn, keras.losses.KLDivergence, keras.losses.kl_divergence):
+        divergence = soft_target if head == heads.SOFTMAX else binary_soft_target
+        return divergence(teacher=teacher, student=student, temperature=temperature)
+    teacher, student = ops.stop_gradient(teacher) / temperature, student / temperature
+    if _is_categorical(loss_fn):
+        loss_fn, target = _from_logits(loss_fn, keras.losses.CategoricalCrossentropy), ops.softmax
+    elif _is_binary(loss_fn):
+        loss_fn, target = _from_logits(loss_fn, keras.losses.BinaryCrossentropy), ops.sigmoid
+    else:
+        return base.unreduced(loss_fn, teacher, student)
+    return temperature**2 * base.unreduced(loss_fn, target(teacher), student)
+
+
+def _settle(loss_fn, declared, teacher, student, activations):
+    """Returns (head, teacher's form, student's form) of one output."""
+    _check_same_units(teacher.shape, student.shape)
+    tensors, roles = (teacher, student), ("teacher", "student")
+    seen = [
+        activation or _activation_left_on(tensor)
+        for activation, tensor in zip(activations, tensors, strict=True)
+    ]
+    head = _settle_head(declared[0], loss_fn, seen, student.shape[-1])
+    forms = [
+        _settle_form(*entry, head) for entry in zip(roles, declared[1:], seen, tensors, strict=True)
+    ]
+    return head, *forms
+
+
+def _settle_head(head, loss_fn, seen, units):
+    found = {activation for activation in seen if activation in (heads.SOFTMAX, heads.SIGMOID)}
+    if len(found) > 1:
+        raise ValueError(
+            f"Expected teacher and student with one kind of head. Received: {' and '.join(seen)}."
+        )
+    if _is_binary(loss_fn):
+        found.add(heads.SIGMOID)
+    elif _is_categorical(loss_fn):
+        found.add(heads.SOFTMAX)
+    if head != _AUTO:
+        found.add(head)
+    if len(found) > 1:
+        raise ValueError(
+            f"Expected a loss and a head that go together. Received: head={head!r}, the models end "
+            f"in {' and '.join(map(str, seen))}, loss={loss_fn!r}."
+        )
+    if found == {heads.SOFTMAX} and units == 1:
+        raise ValueError("Expected at least two classes for a softmax head. Received: one unit.")
+    if not found and units == 1:
+        raise ValueError(
+            "Expected head= to be declared for a single unit without activation: a softmax over "
+            "one unit is always 1. Hint: head='sigmoid' for the logit of a yes or no; "
+            "FeatureDistillation(loss='mse') without layer names for a regression."
+        )
+    return found.pop() if found else heads.SOFTMAX
+
+
+def _settle_form(role, form, activation, tensor, head):
+    name = f"{role}_outputs"
+    probable = activation in (heads.SOFTMAX, heads.SIGMOID)
+    if form == "logits" and probable:
+        raise ValueError(
+            f"Expected {name}='probabilities': the {role} ends in {activation}. Received: 'logits'."
+        )
+    if form != _AUTO:
+        return form
+    if probable:
+        return "probabilities"
+    if activation not in (None, heads.LINEAR):
+        raise ValueError(
+            f"Expected a {role} that ends in logits, softmax or sigmoid. Received: one that ends "
+            f"in {activation}. Hint: unsupported head; declare {name}='logits' or 'probabilities' "
+            "if it is one of them all the same, or use FeatureDistillation(loss='mse') for a "
+            "regression."
+        )
+    if heads.looks_like_probabilities(tensor):
+        raise _undeclared(role)
+    return "logits"
+
+
+def _undeclared(role):
+    return ValueError(
+        f"Expected {role}_outputs= to be declared: the {role}'s outputs look like probabilities, "
+        f"but its last layer is no softmax that can be seen. Hint: {role}_outputs='probabilities'."
+    )
+
+
+def _activation_left_on(tensor):
+    """Returns what a tensor itself tells of the activation behind it, None if nothing."""
+    if heads.cached_logits(tensor) is None:
+        return None
+    return heads.SIGMOID if tensor.shape[-1] == 1 else heads.SOFTMAX
+
+
+def _activation(head, form):
+    return heads.LINEAR if form == "logits" else head
+
+
+def _flat_or_unknown(activations, count):
+    return [None] * count if activations is None else keras.tree.flatten(activations)
+
+
+def _check_same_units(teacher, student):
+    if len(teacher) != len(student) or any(
+        t is not None and s is not None and t != s
+        for t, s in zip(tuple(teacher)[1:], tuple(student)[1:], strict=True)
+    ):
+        raise ValueError(
+            "Expected teacher and student outputs of equal shapes, with the same number of "
+            f"classes. Received: teacher {tuple(teacher)}, student {tuple(student)}."
+        )
+
+
+def _is(loss_fn, kind, function):
+    return isinstance(loss_fn, kind) or loss_fn is function
+
+
+def _is_categorical(loss_fn):
+    return _is(loss_fn, keras.losses.CategoricalCrossentropy, keras.losses.categorical_crossentropy)
+
+
+def _is_binary(loss_fn):
+    return _is(loss_fn, keras.losses.BinaryCrossentropy, keras.losses.binary_crossentropy)
+
+
+def _from_logits(loss_fn, kind):
+    """Returns the cross-entropy with its own options, but on logits."""
+    if not isinstance(loss_fn, kind):
+        return kind(from_logits=True)
+    return type(loss_fn).from_config({**loss_fn.get_config(), "from_logits": True})
+
+
+def _options(name, value, allowed):
+    for entry in keras.tree.flatten(value):
+        if entry not in allowed:
+            raise ValueError(f"Expected {name} to be one of {allowed}. Received: {entry!r}")
+    return value

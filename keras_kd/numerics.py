@@ -1,0 +1,76 @@
+"""Arithmetic that every distillation loss stands on: float32 at least, in log space, finite."""
+
+import keras
+from keras import ops
+
+
+def at_least_float32(tensor):
+    """Returns `tensor` in float32, or in float64 if it came so.
+
+    Loss arithmetic is never done in float16 or bfloat16, where 1e-8 is zero.
+
+    Args:
+        tensor: A tensor of any shape and dtype.
+
+    Returns:
+        The tensor, same shape, float32 or float64.
+    """
+    if keras.backend.standardize_dtype(tensor.dtype) == "float64":
+        return tensor
+    return ops.cast(tensor, "float32")
+
+
+def tempered_log_softmax(logits, temperature):
+    """Log-probabilities at a temperature: `log softmax(logits / T)` over the last axis.
+
+    Args:
+        logits: Shape [..., classes].
+        temperature: T > 0, a float or a scalar tensor.
+
+    Returns:
+        Shape [..., classes], in nats.
+    """
+    return ops.log_softmax(at_least_float32(logits) / temperature, axis=-1)
+
+
+def mean_over_positions(values, mask=None, position_weight=None):
+    """Reduces the values at every position of an example to one value per example.
+
+    Without a mask this is the mean over the positions (time steps, pixels). With one it is the sum
+    over the example's valid positions times N over the valid positions of the batch, so that the
+    mean over the N examples is the mean over all valid positions of the batch, as in Keras's
+    losses.
+
+    Args:
+        values: Shape [batch, ...positions].
+        mask: None, or booleans that broadcast from the left: shape [batch] or [batch,
+            ...positions].
+        position_weight: None, or weights of shape [batch, ...positions].
+
+    Returns:
+        Shape [batch].
+    """
+    positions = tuple(range(1, len(values.shape)))
+    if position_weight is not None:
+        _check_positions("position_weight", position_weight, values)
+        values = values * ops.cast(position_weight, values.dtype)
+    if mask is None:
+        return ops.mean(values, axis=positions) if positions else values
+    _check_positions("mask", mask, values)
+    valid = ops.cast(mask, values.dtype)
+    # A padded position may hold anything, NaN too: select, do not multiply.
+    values = ops.where(ops.cast(mask, "bool"), values, ops.zeros_like(values))
+    totals = ops.sum(values, axis=positions) if positions else values
+    examples = ops.cast(ops.shape(values)[0], values.dtype)
+    return totals * ops.divide_no_nan(examples, ops.sum(valid))
+
+
+def _check_positions(what, given, values):
+    if len(given.shape) != len(values.shape) or any(
+        a is not None and b is not None and a != b
+        for a, b in zip(given.shape, values.shape, strict=True)
+    ):
+        raise ValueError(
+            f"Expected a {what} with one entry for each position of the loss, shape "
+            f"{tuple(values.shape)}. Received shape {tuple(given.shape)}."
+        )

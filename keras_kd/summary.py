@@ -1,0 +1,80 @@
+"""What a distiller teaches to whom, as text."""
+
+from keras_kd import schedules
+
+
+def describe(distiller):
+    """Returns the summary of a distiller: both models, then each loss on a line.
+
+    Args:
+        distiller: A `keras_kd.Distiller`.
+
+    Returns:
+        A text of several lines.
+    """
+    teacher, student = distiller.teacher, distiller.student
+    lines = [f"Distiller '{distiller.name}'"]
+    lines.append(f"  teacher  {_model(teacher)}")
+    lines.append(f"  student  {_model(student)}{_ratio(teacher, student)}")
+    lines.append(
+        f"  total = {_weight(distiller.student_loss_weight)} * task"
+        f" + {_rest(distiller.student_loss_weight)} * distillation"
+    )
+    rows = [("loss", "weight", "teacher", "student", "projector")]
+    rows += [_row(term, distiller) for term in distiller._terms]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append(("  " + "  ".join(cells)).rstrip())
+    return "\n".join(lines)
+
+
+def _model(model):
+    if model is None:
+        return "none (give it back by distiller.teacher = model)"
+    if not model.built:
+        return f"'{model.name}', not built yet"
+    return f"'{model.name}', {model.count_params():,} parameters"
+
+
+def _ratio(teacher, student):
+    if teacher is None or not (teacher.built and student.built) or not student.count_params():
+        return ""
+    return f", {teacher.count_params() / student.count_params():.1f} times smaller"
+
+
+def _row(term, distiller):
+    loss = term.loss
+    teacher_reader = distiller._teacher.reader if distiller._teacher is not None else None
+    return (
+        term.name,
+        _weight(term.weight),
+        _side(loss.teacher_layer_name, teacher_reader),
+        _side(loss.student_layer_name, distiller._student_reader),
+        _projector(loss),
+    )
+
+
+def _side(path, reader):
+    if path is None:
+        return "outputs"
+    features = reader.features if reader is not None else None
+    return f"{path} {tuple(features[path].shape)}" if features else path
+
+
+def _projector(loss):
+    if not loss.is_connected():
+        return "made on the first batch if needed"
+    if loss.projector is None:
+        return "-"
+    steps = getattr(loss.projector, "layers", [loss.projector])
+    names = " > ".join(type(step).__name__ for step in steps)
+    return f"{names}, {loss.projector.count_params():,} parameters"
+
+
+def _weight(weight):
+    return type(weight).__name__ if schedules.is_schedule(weight) else f"{weight:g}"
+
+
+def _rest(weight):
+    return f"(1 - {_weight(weight)})" if schedules.is_schedule(weight) else f"{1 - weight:g}"

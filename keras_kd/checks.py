@@ -118,7 +118,7 @@ def _ignored_class(loss):
     return -1 if loss is function or (isinstance(loss, str) and loss in names) else None
 
 
-def count_bad_labels(labels, outputs, ignored):
+def _out_of_range(labels, outputs, ignored):
     """Counts integer labels that name no class.
 
     Args:
@@ -155,7 +155,7 @@ def check_labels(labels, outputs, loss):
         zip(flat_labels, flat_outputs, kinds, strict=True)
     ):
         classes = output.shape[-1]
-        if ignored is not None and float(count_bad_labels(label, output, ignored)):
+        if ignored is not None and float(_out_of_range(label, output, ignored)):
             values = ops.convert_to_numpy(label)
             raise ValueError(
                 f"Expected labels in 0..{classes - 1}: output {index} of the student has {classes} "
@@ -214,3 +214,28 @@ class Counters:
                     "batch without any. Hint: the student's weights of this epoch are spoiled; go "
                     "on from the last checkpoint, which has not been touched."
                 )
+
+
+def count_not_finite(outputs):
+    """Returns how many examples have a number that is not finite, a float32 scalar."""
+    count = 0.0
+    for output in keras.tree.flatten(outputs):
+        axes = tuple(range(1, len(output.shape)))
+        count += ops.sum(ops.cast(ops.logical_not(ops.all(ops.isfinite(output), axes)), "float32"))
+    return count
+
+
+def count_bad_labels(y, outputs, loss):
+    """Returns how many integer labels name no class; None where no loss takes such labels."""
+    if loss is None:
+        return None
+    labels, flat = keras.tree.flatten(y), keras.tree.flatten(outputs)
+    kinds = sparse_outputs(loss, outputs)
+    if not len(labels) == len(flat) == len(kinds):
+        return None
+    counts = [
+        _out_of_range(*entry)
+        for entry in zip(labels, flat, kinds, strict=True)
+        if entry[2] is not None
+    ]
+    return sum(counts) if counts else None

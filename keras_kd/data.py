@@ -6,6 +6,7 @@ distiller tells it the epoch, so the resumed run sees what the uninterrupted one
 """
 
 import math
+import warnings
 
 import keras
 import tensorflow as tf
@@ -97,6 +98,53 @@ def why_not_replayable(x, shuffle):
     if hasattr(x, "__array__") or keras.tree.is_nested(x):
         return "fit() shuffles the arrays" if shuffle else None
     return f"a {type(x).__name__} cannot be asked for its order"
+
+
+def warn_if_not_replayable(x, shuffle, callbacks):
+    """Warns if a run that is backed up could not be resumed on the data that it would have seen.
+
+    Args:
+        x: What `fit` got as `x`.
+        shuffle: What it got as `shuffle`.
+        callbacks: What it got as `callbacks`.
+    """
+    given = getattr(callbacks, "callbacks", None) or keras.tree.flatten(callbacks or [])
+    if not any(isinstance(entry, keras.callbacks.BackupAndRestore) for entry in given):
+        return
+    reason = why_not_replayable(x, shuffle)
+    if reason is not None:
+        warnings.warn(
+            f"A resumed run will see its data in another order: {reason}. "
+            "Hint: keras_kd.data.replayable() gives data whose order can be replayed.",
+            stacklevel=4,
+        )
+
+
+def with_epoch_told(callbacks, x):
+    """Returns `fit`'s callbacks, with one that tells a replayable dataset which epoch begins.
+
+    Args:
+        callbacks: What `fit` got as `callbacks`.
+        x: What it got as `x`.
+    """
+    if not hasattr(x, "epoch"):
+        return callbacks
+    callback = _TellEpoch(x.epoch)
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks.append(callback)
+        return callbacks
+    return [callback, *keras.tree.flatten(callbacks or [])]
+
+
+class _TellEpoch(keras.callbacks.Callback):
+    """Tells a replayable dataset which epoch begins."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self._epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch.assign(epoch)
 
 
 def _pack(x, y, sample_weight):

@@ -1,9 +1,9 @@
 """The offline scheme: a trained teacher teaches a student."""
 
-import dataclasses
 import functools
 import inspect
 import itertools
+import types
 import warnings
 
 import keras
@@ -12,37 +12,18 @@ from keras import ops
 
 from keras_kd import checks, data, heads, schedules
 from keras_kd.features import FeatureReader, mask_of
-from keras_kd.losses import Context, DistillationLoss, Ends, as_distillation_loss
+from keras_kd.losses import Context
 from keras_kd.metrics import TeacherAgreement
 from keras_kd.summary import describe
 from keras_kd.teachers import ModelTeacher
-
-_KERAS_LOGS = ("loss", "total_loss", "student_loss", "distillation_loss")
-
-
-@dataclasses.dataclass
-class Term:
-    """One distillation loss of a distiller.
-
-    Attributes:
-        loss: The loss, connected to the two models.
-        weight: Its weight, a float or a schedule.
-        name: Its name in the logs, unique in the distiller.
-    """
-
-    loss: DistillationLoss
-    weight: object
-    name: str
-
-    def teacher_side(self, outputs, features):
-        """Returns what the loss reads of the teacher."""
-        path = self.loss.teacher_layer_name
-        return outputs if path is None else features[path]
-
-    def student_side(self, outputs, features):
-        """Returns what the loss reads of the student."""
-        path = self.loss.student_layer_name
-        return outputs if path is None else features[path]
+from keras_kd.terms import (
+    Projectors,
+    as_list,
+    as_weights,
+    make_terms,
+    mixing_weight,
+    split_sample_weight,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -119,22 +100,20 @@ class Distiller(keras.Model):
         self.teacher_features = teacher_features
         self.student_features = student_features
         self.evaluate_distillation = evaluate_distillation
-        self.student_loss_weight = _mixing_weight(student_loss_weight)
-        losses = _as_list(distillation_losses)
-        self.distillation_losses = losses
-        self.distillation_loss_weights = _weights(distillation_loss_weights, len(losses))
-        ours = [as_distillation_loss(loss) for loss in losses]
-        self._terms = [
-            Term(*term)
-            for term in zip(ours, self.distillation_loss_weights, _log_names(ours), strict=True)
-        ]
-        self.projectors = _Projectors(name="projectors")
+        self.student_loss_weight = mixing_weight(student_loss_weight)
+        self.distillation_losses = as_list(distillation_losses)
+        self.distillation_loss_weights = as_weights(
+            distillation_loss_weights, len(self.distillation_losses)
+        )
+        self._terms = make_terms(self.distillation_losses, self.distillation_loss_weights)
+        self.projectors = Projectors(name="projectors")
         self._student_reader = FeatureReader(
             student,
             [term.loss.student_layer_name for term in self._terms if term.loss.student_layer_name],
             function=student_features,
             role="student",
         )
+        self._total_tracker = keras.metrics.Mean(name="total_loss")
         self._task_tracker = keras.metrics.Mean(name="student_loss")
         self._distillation_tracker = keras.metrics.Mean(name="distillation_loss")
         self._term_trackers = [keras.metrics.Mean(name=term.name) for term in self._terms]
@@ -151,6 +130,10 @@ class Distiller(keras.Model):
     def teacher(self):
         """The teacher; None after loading, until `distiller.teacher = model` gives it back."""
         return None if self._teacher is None else self._teacher.model
+
+    def __dir__(self):
+        """Leaves `teacher` out: Keras saves what it finds here, and checkpoints hold no teacher."""
+        return [name for name in super().__dir__() if name != "teacher"]
 
     def __setattr__(self, name, value):
         """Takes a teacher back before Keras would track it as a part of this model."""
@@ -213,19 +196,17 @@ class Distiller(keras.Model):
         ]
         for term in self._terms:
             if not term.loss.is_connected():
-                sides = (
-                    _known(term.teacher_side, *teacher, term.loss.teacher_layer_name),
-                    _known(term.student_side, *student, term.loss.student_layer_name),
-                )
-                try:
-                    term.loss = term.loss.connect(Ends(*sides, *activations))
-                except ValueError as err:
-                    raise ValueError(f"Distillation loss '{term.name}': {err}") from err
+                term.connect(teacher, student, activations)
             if term.loss.projector is not None:
                 self.projectors.add(term.loss.projector)
         self._connected = all(term.loss.is_connected() for term in self._terms)
         if self.student.built and self._connected:
             self.built = True
+
+    def build(self, input_shape):
+        """Builds the student; with a preprocessing its first batch does."""
+        if self.student_preprocessing is None and not self.student.built:
+            self.student.build(input_shape)
 
     # The step
 
@@ -298,7 +279,7 @@ class Distiller(keras.Model):
 
     def _distillation_loss(self, y, teacher, student, sample_weight, examples):
         """Returns sum_i weight_i * L_i and logs each L_i."""
-        example_weight, position_weight = _split(sample_weight)
+        example_weight, position_weight = split_sample_weight(sample_weight)
         total = 0.0
         for term, tracker in zip(self._terms, self._term_trackers, strict=True):
             if term.loss.batch_level and sample_weight is not None:
@@ -327,22 +308,22 @@ class Distiller(keras.Model):
         """Updates what is counted and measured on a batch; returns the logs of what there was."""
         outputs = student[0]
         examples = ops.shape(keras.tree.flatten(outputs)[0])[0]
-        self._loss_tracker.update_state(loss * _replicas(), sample_weight=examples)
+        self._total_tracker.update_state(loss * _replicas(), sample_weight=examples)
         absent = set()
         if teacher is None:
             trackers = (self._distillation_tracker, *self._term_trackers, self._agreement)
             absent |= {tracker.name for tracker in trackers if tracker is not None}
         else:
-            self._count_bad("teacher", _not_finite(teacher[0]))
+            self._count_bad("teacher", checks.count_not_finite(teacher[0]))
             if self._agreement is not None:
                 for pair in zip(*map(keras.tree.flatten, (teacher[0], outputs)), strict=True):
                     self._agreement.update_state(*pair)
-        if y is None or self.loss is None:
+        if y is None or self._compiled_with.loss is None:
             absent.add(self._task_tracker.name)
         if y is None:
             logs = self.get_metrics_result()
         else:
-            self._count_bad("labels", _bad_labels(y, outputs, self.loss))
+            self._count_bad("labels", checks.count_bad_labels(y, outputs, self._compiled_with.loss))
             logs = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
         return {name: value for name, value in logs.items() if name not in absent}
 
@@ -367,8 +348,8 @@ class Distiller(keras.Model):
                 continue
             result = metric.result()
             logs.update(result if isinstance(result, dict) else {metric.name: result})
-        if "loss" in logs:
-            logs["total_loss"] = logs["loss"]
+        # Keras's own name of the total, which its callbacks watch by default.
+        logs["loss"] = logs["total_loss"]
         return logs
 
     def reset_metrics(self):
@@ -421,6 +402,9 @@ class Distiller(keras.Model):
                 f"{self.student_loss_weight}. Hint: student_loss_weight=0.0 for pure distillation."
             )
         self._first_batch_checked = False
+        # In a plain object: Keras would wrap a dict of losses to track what is in it.
+        has_metrics = bool(metrics or kwargs.get("weighted_metrics"))
+        self._compiled_with = types.SimpleNamespace(loss=loss, has_metrics=has_metrics)
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
     def compile_from_config(self, config):
@@ -434,11 +418,9 @@ class Distiller(keras.Model):
         """Trains the student; as `keras.Model.fit`."""
         bound = inspect.signature(super().fit).bind(*args, **kwargs)
         bound.apply_defaults()
-        arguments = bound.arguments
-        x, callbacks = arguments["x"], arguments["callbacks"]
-        _warn_if_not_replayable(x, arguments["shuffle"], callbacks)
-        if hasattr(x, "epoch"):
-            arguments["callbacks"] = _with_callback(callbacks, _TellEpoch(x.epoch))
+        given = bound.arguments
+        data.warn_if_not_replayable(given["x"], given["shuffle"], given["callbacks"])
+        given["callbacks"] = data.with_epoch_told(given["callbacks"], given["x"])
         self._first_batch_checked = False
         return super().fit(*bound.args, **bound.kwargs)
 
@@ -481,9 +463,9 @@ class Distiller(keras.Model):
         teacher = self._teacher(x)
         checks.check_models(self.teacher, self.student)
         checks.check_finite_teacher(*teacher)
-        if y is not None and self.loss is not None:
-            checks.check_labels(y, student[0], self.loss)
-        if y is None and self._compile_metrics is not None:
+        if y is not None and self._compiled_with.loss is not None:
+            checks.check_labels(y, student[0], self._compiled_with.loss)
+        if y is None and self._compiled_with.has_metrics:
             warnings.warn("There are no labels: metrics that need them are skipped.", stacklevel=2)
         for term in self._terms:
             term.loss.check_first_batch(term.teacher_side(*teacher), term.student_side(*student))
@@ -577,118 +559,6 @@ _FUNCTIONS = (
 )
 
 
-class _Projectors(keras.layers.Layer):
-    """Holds the projectors, so that Keras tracks, saves and trains them."""
-
-    def __init__(self, name):
-        super().__init__(name=name)
-        self.members = []
-
-    def add(self, projector):
-        if projector not in self.members:
-            self.members.append(projector)
-
-    def __iter__(self):
-        return iter(self.members)
-
-    def __len__(self):
-        return len(self.members)
-
-
-class _TellEpoch(keras.callbacks.Callback):
-    """Tells a replayable dataset which epoch begins."""
-
-    def __init__(self, epoch):
-        super().__init__()
-        self._epoch = epoch
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch.assign(epoch)
-
-
-def _with_callback(callbacks, callback):
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.append(callback)
-        return callbacks
-    return [callback, *keras.tree.flatten(callbacks)] if callbacks else [callback]
-
-
-def _warn_if_not_replayable(x, shuffle, callbacks):
-    given = getattr(callbacks, "callbacks", None) or keras.tree.flatten(callbacks or [])
-    if not any(isinstance(entry, keras.callbacks.BackupAndRestore) for entry in given):
-        return
-    reason = data.why_not_replayable(x, shuffle)
-    if reason is not None:
-        warnings.warn(
-            f"A resumed run will see its data in another order: {reason}. "
-            "Hint: keras_kd.data.replayable() gives data whose order can be replayed.",
-            stacklevel=4,
-        )
-
-
-def _as_list(losses):
-    if losses is None or (isinstance(losses, list | tuple) and not losses):
-        raise ValueError(
-            f"Expected a distillation loss or a list of them. Received: {losses!r}. "
-            "'distillation_losses' cannot be `None`."
-        )
-    return list(losses) if isinstance(losses, list | tuple) else [losses]
-
-
-def _weights(weights, count):
-    if weights is None:
-        return [1.0] * count
-    weights = list(weights) if isinstance(weights, list | tuple) else [weights]
-    if len(weights) != count:
-        raise ValueError(
-            f"Expected one weight for each of the {count} distillation losses. "
-            f"Received: {len(weights)} distillation_loss_weights."
-        )
-    return [schedules.checked("distillation_loss_weights", weight) for weight in weights]
-
-
-def _mixing_weight(weight):
-    schedules.checked("student_loss_weight", weight)
-    if not schedules.is_schedule(weight) and weight > 1.0:
-        raise ValueError(f"Expected student_loss_weight in [0, 1]. Received: {weight!r}")
-    return weight
-
-
-def _log_names(losses):
-    """Returns a name for each loss; a repeated one gets a number."""
-    names = []
-    for loss in losses:
-        if loss.name in _KERAS_LOGS:
-            raise ValueError(
-                f"Expected a loss name that is free in the logs. Received: {loss.name!r}"
-            )
-        same = sum(name == loss.name or name.startswith(f"{loss.name}_") for name in names)
-        names.append(loss.name if not same else f"{loss.name}_{same}")
-    return names
-
-
-def _known(side, outputs, features, path):
-    """Returns what a loss reads, None where that is not known yet."""
-    if (path is None and outputs is None) or (path is not None and features is None):
-        return None
-    return side(outputs, features)
-
-
-def _split(sample_weight):
-    """Returns (weights of shape [batch], weights of shape [batch, ...positions]); one is None."""
-    if sample_weight is None:
-        return None, None
-    if keras.tree.is_nested(sample_weight):
-        raise ValueError(
-            "Expected one array of sample weights, shape [batch]. Received a structure of them. "
-            "Hint: distillation losses weigh examples, not outputs."
-        )
-    shape = sample_weight.shape
-    if len(shape) == 2 and shape[-1] == 1:
-        return ops.squeeze(sample_weight, -1), None
-    return (sample_weight, None) if len(shape) == 1 else (None, sample_weight)
-
-
 def _replicas():
     return float(tf.distribute.get_strategy().num_replicas_in_sync)
 
@@ -696,31 +566,6 @@ def _replicas():
 def _is_zero(weight):
     """Returns whether a weight is the plain number 0, so that its term is left out, NaN and all."""
     return isinstance(weight, int | float) and weight == 0
-
-
-def _not_finite(outputs):
-    """Returns how many examples have a number that is not finite, a float32 scalar."""
-    count = 0.0
-    for output in keras.tree.flatten(outputs):
-        axes = tuple(range(1, len(output.shape)))
-        count += ops.sum(ops.cast(ops.logical_not(ops.all(ops.isfinite(output), axes)), "float32"))
-    return count
-
-
-def _bad_labels(y, outputs, loss):
-    """Returns how many integer labels name no class; None where no loss takes such labels."""
-    if loss is None:
-        return None
-    labels, flat = keras.tree.flatten(y), keras.tree.flatten(outputs)
-    kinds = checks.sparse_outputs(loss, outputs)
-    if not len(labels) == len(flat) == len(kinds):
-        return None
-    counts = [
-        checks.count_bad_labels(*entry)
-        for entry in zip(labels, flat, kinds, strict=True)
-        if entry[2] is not None
-    ]
-    return sum(counts) if counts else None
 
 
 def _serialize_function(function):

@@ -1,0 +1,154 @@
+"""The distillation losses of a distiller, each with its weight and its name in the logs."""
+
+import dataclasses
+
+import keras
+from keras import ops
+
+from keras_kd import schedules
+from keras_kd.losses import DistillationLoss, Ends, as_distillation_loss
+
+_KERAS_LOGS = ("loss", "total_loss", "student_loss", "distillation_loss")
+
+
+@dataclasses.dataclass
+class Term:
+    """One distillation loss of a distiller.
+
+    Attributes:
+        loss: The loss, connected to the two models.
+        weight: Its weight, a float or a schedule.
+        name: Its name in the logs, unique in the distiller.
+    """
+
+    loss: DistillationLoss
+    weight: object
+    name: str
+
+    def connect(self, teacher, student, activations):
+        """Settles the loss for the two models, as far as they are known.
+
+        Args:
+            teacher: Its (outputs, features), symbolic or of a batch; None for what is unknown.
+            student: The same.
+            activations: Those behind the outputs of teacher and student (see `keras_kd.heads`).
+
+        Raises:
+            ValueError: If the loss cannot work on the two models.
+        """
+        teacher = _known(self.teacher_side, *teacher, self.loss.teacher_layer_name)
+        student = _known(self.student_side, *student, self.loss.student_layer_name)
+        try:
+            self.loss = self.loss.connect(Ends(teacher, student, *activations))
+        except ValueError as err:
+            raise ValueError(f"Distillation loss '{self.name}': {err}") from err
+
+    def teacher_side(self, outputs, features):
+        """Returns what the loss reads of the teacher."""
+        path = self.loss.teacher_layer_name
+        return outputs if path is None else features[path]
+
+    def student_side(self, outputs, features):
+        """Returns what the loss reads of the student."""
+        path = self.loss.student_layer_name
+        return outputs if path is None else features[path]
+
+
+def make_terms(losses, weights):
+    """Returns a term for each loss.
+
+    Args:
+        losses: Distillation losses, ours or Keras's.
+        weights: As many floats of at least 0 or schedules.
+
+    Raises:
+        ValueError: If a weight is out of range or a loss has one of Keras's names in the logs.
+        TypeError: If a loss is no distillation loss.
+    """
+    ours = [as_distillation_loss(loss) for loss in losses]
+    return [Term(*term) for term in zip(ours, weights, _log_names(ours), strict=True)]
+
+
+def as_list(losses):
+    """Returns `losses` as a list, which must not be empty."""
+    if losses is None or (isinstance(losses, list | tuple) and not losses):
+        raise ValueError(
+            f"Expected a distillation loss or a list of them. Received: {losses!r}. "
+            "'distillation_losses' cannot be `None`."
+        )
+    return list(losses) if isinstance(losses, list | tuple) else [losses]
+
+
+def as_weights(weights, count):
+    """Returns `weights` as a list of `count` floats or schedules; None stands for 1 each."""
+    if weights is None:
+        return [1.0] * count
+    weights = list(weights) if isinstance(weights, list | tuple) else [weights]
+    if len(weights) != count:
+        raise ValueError(
+            f"Expected one weight for each of the {count} distillation losses. "
+            f"Received: {len(weights)} distillation_loss_weights."
+        )
+    return [schedules.checked("distillation_loss_weights", weight) for weight in weights]
+
+
+def mixing_weight(weight):
+    """Returns `weight` if it is a schedule or a number in [0, 1]."""
+    schedules.checked("student_loss_weight", weight)
+    if not schedules.is_schedule(weight) and weight > 1.0:
+        raise ValueError(f"Expected student_loss_weight in [0, 1]. Received: {weight!r}")
+    return weight
+
+
+def _log_names(losses):
+    """Returns a name for each loss; a repeated one gets a number."""
+    names = []
+    for loss in losses:
+        if loss.name in _KERAS_LOGS:
+            raise ValueError(
+                f"Expected a loss name that is free in the logs. Received: {loss.name!r}"
+            )
+        same = sum(name == loss.name or name.startswith(f"{loss.name}_") for name in names)
+        names.append(loss.name if not same else f"{loss.name}_{same}")
+    return names
+
+
+def _known(side, outputs, features, path):
+    """Returns what a loss reads, None where that is not known yet."""
+    if (path is None and outputs is None) or (path is not None and features is None):
+        return None
+    return side(outputs, features)
+
+
+def split_sample_weight(sample_weight):
+    """Returns (weights of shape [batch], weights of shape [batch, ...positions]); one is None."""
+    if sample_weight is None:
+        return None, None
+    if keras.tree.is_nested(sample_weight):
+        raise ValueError(
+            "Expected one array of sample weights, shape [batch]. Received a structure of them. "
+            "Hint: distillation losses weigh examples, not outputs."
+        )
+    shape = sample_weight.shape
+    if len(shape) == 2 and shape[-1] == 1:
+        return ops.squeeze(sample_weight, -1), None
+    return (sample_weight, None) if len(shape) == 1 else (None, sample_weight)
+
+
+class Projectors(keras.layers.Layer):
+    """Holds the projectors, so that Keras tracks, saves and trains them."""
+
+    def __init__(self, name):
+        super().__init__(name=name)
+        self.members = []
+
+    def add(self, projector):
+        """Takes a projector in, once."""
+        if projector not in self.members:
+            self.members.append(projector)
+
+    def __iter__(self):
+        return iter(self.members)
+
+    def __len__(self):
+        return len(self.members)

@@ -203,11 +203,6 @@ class Distiller(keras.Model):
         if self.student.built and self._connected:
             self.built = True
 
-    def build(self, input_shape):
-        """Builds the student; with a preprocessing its first batch does."""
-        if self.student_preprocessing is None and not self.student.built:
-            self.student.build(input_shape)
-
     # The step
 
     def call(self, inputs, training=None, return_features=False):
@@ -217,7 +212,7 @@ class Distiller(keras.Model):
         else:
             inputs_of_student = inputs
         outputs, features = self._student_reader(inputs_of_student, training)
-        if not self._connected and self._teacher is not None:
+        if not self._connected and self._teacher is not None and self.teacher.built:
             self._connect(self._teacher(inputs), (outputs, features))
         return (outputs, features) if return_features else outputs
 
@@ -407,10 +402,18 @@ class Distiller(keras.Model):
         self._compiled_with = types.SimpleNamespace(loss=loss, has_metrics=has_metrics)
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
+    def get_compile_config(self):
+        """Returns the arguments of `compile`, and whether the optimizer has its variables yet."""
+        built = self.compiled and self.optimizer.built
+        return {**super().get_compile_config(), "optimizer_built": built}
+
     def compile_from_config(self, config):
-        """Compiles as `get_compile_config` says, and makes the optimizer's variables."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
+        """Compiles as `get_compile_config` says, with an optimizer ready to be loaded."""
+        config = dict(config)
+        optimizer_built = config.pop("optimizer_built")
+        if config:
+            self.compile(**keras.saving.deserialize_keras_object(config))
+        if optimizer_built and self.built:
             self.optimizer.build(self.trainable_variables)
 
     @functools.wraps(keras.Model.fit)

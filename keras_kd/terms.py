@@ -141,6 +141,8 @@ class Projectors(keras.layers.Layer):
     def __init__(self, name):
         super().__init__(name=name)
         self.members = []
+        # It has no state of its own that Keras would have to build.
+        self.built = True
 
     def add(self, projector):
         """Takes a projector in, once."""

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_kd import checks, data, heads, schedules
-from keras_kd.features import FeatureReader, mask_of
+from keras_kd.features import FeatureReader
 from keras_kd.losses import Context
 from keras_kd.metrics import TeacherAgreement
 from keras_kd.summary import describe
@@ -195,12 +195,12 @@ class Distiller(keras.Model):
             for model in (self.teacher, self.student)
         ]
         for term in self._terms:
-            if not term.loss.is_connected():
+            if not term.connected:
                 term.connect(teacher, student, activations)
             if term.loss.projector is not None:
                 self.projectors.add(term.loss.projector)
-        self._connected = all(term.loss.is_connected() for term in self._terms)
-        if self.student.built and self._connected:
+        self._connected = all(term.connected for term in self._terms)
+        if self.student.built and all(term.loss.is_connected() for term in self._terms):
             self.built = True
 
     # The step
@@ -275,6 +275,12 @@ class Distiller(keras.Model):
     def _distillation_loss(self, y, teacher, student, sample_weight, examples):
         """Returns sum_i weight_i * L_i and logs each L_i."""
         example_weight, position_weight = split_sample_weight(sample_weight)
+        context = Context(
+            step=self._step(),
+            labels=y,
+            position_weight=position_weight,
+            weighted=sample_weight is not None,
+        )
         total = 0.0
         for term, tracker in zip(self._terms, self._term_trackers, strict=True):
             if term.loss.batch_level and sample_weight is not None:
@@ -283,19 +289,12 @@ class Distiller(keras.Model):
                     "whole batch. Hint: leave out sample_weight and class_weight, or use a loss "
                     "with a value for each example."
                 )
-            student_side = term.student_side(*student)
-            context = Context(
-                step=self._step(),
-                labels=y,
-                masks=tuple(mask_of(tensor) for tensor in keras.tree.flatten(student_side)),
-                position_weight=position_weight,
-            )
-            values = term.loss.per_example(term.teacher_side(*teacher), student_side, context)
+            values = term.per_example(teacher, student, context)
             if example_weight is not None:
                 values = values * ops.cast(example_weight, values.dtype)
             loss = ops.mean(values)
             tracker.update_state(loss, sample_weight=examples)
-            total += schedules.value_at(term.weight, self._step()) * loss
+            total += schedules.value_at(term.weight, context.step) * loss
         self._distillation_tracker.update_state(total, sample_weight=examples)
         return total
 
@@ -472,6 +471,7 @@ class Distiller(keras.Model):
             warnings.warn("There are no labels: metrics that need them are skipped.", stacklevel=2)
         for term in self._terms:
             term.loss.check_first_batch(term.teacher_side(*teacher), term.student_side(*student))
+            term.per_example(teacher, student, Context(step=self._step(), labels=y))
 
     def _of_first_replica(self, value):
         # Keras hides a missing entry of a batch, None, in an empty Optional.

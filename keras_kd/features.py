@@ -118,6 +118,10 @@ class _Borrowed(keras.Operation):
     def __init__(self, lender):
         super().__init__(name=lender.name)
         self._lender = lender
+        # A functional model passes `training` on to the operations that name it here, in place of
+        # what was said when the graph was made. The name is private to Keras;
+        # tests/test_features.py fails when it moves.
+        self._call_context_args = getattr(lender, "_call_context_args", frozenset())
 
     def call(self, *args, **kwargs):
         return self._lender(*args, **kwargs)

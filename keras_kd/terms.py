@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_kd import schedules
+from keras_kd.features import mask_of
 from keras_kd.losses import DistillationLoss, Ends, as_distillation_loss
 
 _KERAS_LOGS = ("loss", "total_loss", "student_loss", "distillation_loss")
@@ -19,11 +20,13 @@ class Term:
         loss: The loss, connected to the two models.
         weight: Its weight, a float or a schedule.
         name: Its name in the logs, unique in the distiller.
+        connected: Whether the loss has seen both models.
     """
 
     loss: DistillationLoss
     weight: object
     name: str
+    connected: bool = False
 
     def connect(self, teacher, student, activations):
         """Settles the loss for the two models, as far as they are known.
@@ -42,6 +45,31 @@ class Term:
             self.loss = self.loss.connect(Ends(teacher, student, *activations))
         except ValueError as err:
             raise ValueError(f"Distillation loss '{self.name}': {err}") from err
+        both = teacher is not None and student is not None
+        self.connected = both and self.loss.is_connected()
+
+    def per_example(self, teacher, student, context):
+        """Returns the loss of each example, shape [batch].
+
+        Args:
+            teacher: The teacher's (outputs, features).
+            student: The student's.
+            context: A `Context`, without masks.
+
+        Raises:
+            ValueError: If the loss gives anything but one value for each example.
+        """
+        side = self.student_side(*student)
+        masks = tuple(mask_of(tensor) for tensor in keras.tree.flatten(side))
+        context = dataclasses.replace(context, masks=masks)
+        values = self.loss.per_example(self.teacher_side(*teacher), side, context)
+        shape, batch = tuple(values.shape), keras.tree.flatten(side)[0].shape[0]
+        if len(shape) != 1 or (None not in (shape[0], batch) and shape[0] != batch):
+            raise ValueError(
+                f"Expected '{self.name}' to give one value for each example, shape [batch]. "
+                f"Received shape {shape}."
+            )
+        return values
 
     def teacher_side(self, outputs, features):
         """Returns what the loss reads of the teacher."""

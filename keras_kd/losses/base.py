@@ -19,12 +19,14 @@ class Context:
         masks: For each flat output that the loss reads: None, or which positions are valid, shape
             [batch, ...positions].
         position_weight: None, or sample weights a position, shape [batch, ...positions].
+        weighted: Whether examples have weights, so that one number for the batch will not do.
     """
 
     step: Any = None
     labels: Any = None
     masks: tuple = ()
     position_weight: Any = None
+    weighted: bool = False
 
     def mask(self, index=0):
         """Returns the mask of the flat output `index`, None if there is none."""
@@ -234,17 +236,28 @@ def deserialize_loss(config):
     return keras.losses.get(config) if isinstance(config, str) else config
 
 
-def unreduced(loss_fn, y_true, y_pred):
+def unreduced(loss_fn, y_true, y_pred, context):
     """Returns the values of a Keras loss at every position, before any reduction.
 
     Args:
         loss_fn: A `keras.losses.Loss` or a function of (y_true, y_pred).
         y_true: Shape [batch, ..., units].
         y_pred: Same shape.
+        context: A `Context`.
+
+    Raises:
+        ValueError: If the loss gives one number for the batch though examples have weights.
     """
-    return (
-        loss_fn.call(y_true, y_pred) if isinstance(loss_fn, keras.Loss) else loss_fn(y_true, y_pred)
-    )
+    call = loss_fn.call if isinstance(loss_fn, keras.Loss) else loss_fn
+    values = ops.convert_to_tensor(call(y_true, y_pred))
+    if len(values.shape):
+        return values
+    if context.weighted:
+        raise ValueError(
+            f"Expected {loss_fn!r} to give a value for each example, because there are sample "
+            "weights. Received one number for the batch."
+        )
+    return ops.broadcast_to(values, (ops.shape(y_pred)[0],))
 
 
 def snake_case(name):

@@ -70,7 +70,10 @@ class FeatureDistillation(base.DistillationLoss):
                 student.shape, teacher.shape, "keras_kd.Distiller makes a projector between them."
             )
             values = base.unreduced(
-                loss_fn, ops.stop_gradient(at_least_float32(teacher)), at_least_float32(student)
+                loss_fn,
+                ops.stop_gradient(at_least_float32(teacher)),
+                at_least_float32(student),
+                context,
             )
             return mean_over_positions(values, context.mask(index), context.position_weight)
 

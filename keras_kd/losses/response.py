@@ -127,6 +127,7 @@ class LogitsDistillation(base.DistillationLoss):
                 heads.logits(teacher, _activation(head, teacher_form)),
                 heads.logits(student, _activation(head, student_form)),
                 temperature,
+                context,
             )
             return mean_over_positions(values, context.mask(index), context.position_weight)
 
@@ -238,7 +239,7 @@ class LogitsDistillation(base.DistillationLoss):
         return [value] * len(flat) if isinstance(value, str) else keras.tree.flatten(value)
 
 
-def _tempered(loss_fn, head, teacher, student, temperature):
+def _tempered(loss_fn, head, teacher, student, temperature, context):
     """Applies a loss to logits; returns one value a position, shape [batch, ...]."""
     if _is(loss_fn, keras.losses.KLDivergence, keras.losses.kl_divergence):
         divergence = soft_target if head == heads.SOFTMAX else binary_soft_target
@@ -249,8 +250,8 @@ def _tempered(loss_fn, head, teacher, student, temperature):
     elif _is_binary(loss_fn):
         loss_fn, target = _from_logits(loss_fn, keras.losses.BinaryCrossentropy), ops.sigmoid
     else:
-        return base.unreduced(loss_fn, teacher, student)
-    return temperature**2 * base.unreduced(loss_fn, target(teacher), student)
+        return base.unreduced(loss_fn, teacher, student, context)
+    return temperature**2 * base.unreduced(loss_fn, target(teacher), student, context)
 
 
 def _settle(loss_fn, declared, teacher, student, activations):

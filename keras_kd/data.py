@@ -17,8 +17,8 @@ def replayable(
 ):
     """Makes a `tf.data.Dataset` whose order and augmentation are functions of seed and epoch.
 
-    Arrays are shuffled as a whole, by a stateless permutation; a dataset by its `shuffle` with a
-    buffer and a seed for the epoch.
+    Arrays are shuffled as a whole, by a stateless permutation; a dataset in blocks of
+    `shuffle_buffer` elements, each by a permutation of its own.
 
     Args:
         x: An array or a structure of arrays, all of the same length; or an unbatched
@@ -30,7 +30,7 @@ def replayable(
         augment: None, or a callable `(x, seed) -> x` on a batch of inputs, where `seed` is an
             integer tensor of shape [2] for `tf.image.stateless_*`, `tf.random.stateless_*` or, as
             `keras.random` takes it, a seed.
-        shuffle_buffer: For a dataset: how many elements its shuffle holds.
+        shuffle_buffer: For a dataset: how many elements a block holds.
 
     Returns:
         A dataset of one epoch for `Distiller.fit`, with the attribute `epoch`, the `tf.Variable`
@@ -81,6 +81,11 @@ def replayable(
     return dataset
 
 
+def is_replayable(x):
+    """Returns whether `x` was made by `replayable`."""
+    return isinstance(x, tf.data.Dataset) and hasattr(x, "epoch")
+
+
 def why_not_replayable(x, shuffle):
     """Returns why the order of `fit`'s data cannot be replayed; None if it can.
 
@@ -88,7 +93,7 @@ def why_not_replayable(x, shuffle):
         x: What `fit` got as `x`.
         shuffle: What it got as `shuffle`.
     """
-    if hasattr(x, "epoch"):
+    if is_replayable(x):
         return None
     if isinstance(x, tf.data.Dataset):
         kind = _random_stage(x)
@@ -127,13 +132,10 @@ def with_epoch_told(callbacks, x):
         callbacks: What `fit` got as `callbacks`.
         x: What it got as `x`.
     """
-    if not hasattr(x, "epoch"):
+    given = getattr(callbacks, "callbacks", callbacks)
+    if not is_replayable(x):
         return callbacks
-    callback = _TellEpoch(x.epoch)
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.append(callback)
-        return callbacks
-    return [callback, *keras.tree.flatten(callbacks or [])]
+    return [_TellEpoch(x.epoch), *keras.tree.flatten(given or [])]
 
 
 class _TellEpoch(keras.callbacks.Callback):
@@ -181,10 +183,18 @@ def _from_arrays(arrays, batch_size):
 def _from_dataset(dataset, batch_size, shuffle_buffer):
     count = int(dataset.cardinality())
 
+    # `Dataset.shuffle` mixes the process's global seed into its own; a stateless permutation of
+    # each block does not.
     def make(pair):
-        seed = tf.random.stateless_uniform([], pair, 0, tf.int64.max, tf.int64)
-        shuffled = dataset.shuffle(shuffle_buffer, seed=seed, reshuffle_each_iteration=False)
-        return shuffled.batch(batch_size)
+        def permuted(index, block):
+            size = tf.shape(keras.tree.flatten(block)[0])[0]
+            order = tf.random.experimental.stateless_shuffle(
+                tf.range(size), seed=_fold_in(pair, index)
+            )
+            return keras.tree.map_structure(lambda tensor: tf.gather(tensor, order), block)
+
+        blocks = dataset.batch(shuffle_buffer).enumerate()
+        return blocks.map(permuted, num_parallel_calls=tf.data.AUTOTUNE).rebatch(batch_size)
 
     return make, math.ceil(count / batch_size) if count >= 0 else None
 

@@ -13,13 +13,14 @@ from keras import ops
 from keras_kd import checks, data, heads, schedules
 from keras_kd.features import FeatureReader
 from keras_kd.losses import Context
-from keras_kd.metrics import TeacherAgreement
+from keras_kd.metrics import same_class, same_side
 from keras_kd.summary import describe
 from keras_kd.teachers import ModelTeacher
 from keras_kd.terms import (
     Projectors,
     as_list,
     as_weights,
+    declared_heads,
     make_terms,
     mixing_weight,
     split_sample_weight,
@@ -117,7 +118,9 @@ class Distiller(keras.Model):
         self._task_tracker = keras.metrics.Mean(name="student_loss")
         self._distillation_tracker = keras.metrics.Mean(name="distillation_loss")
         self._term_trackers = [keras.metrics.Mean(name=term.name) for term in self._terms]
-        self._agreement = TeacherAgreement() if teacher_agreement else None
+        self._agreement = (
+            keras.metrics.Mean(name="teacher_agreement") if teacher_agreement else None
+        )
         self._counters = checks.Counters()
         self._expected_fingerprint = None
         self._first_batch_checked = False
@@ -193,6 +196,9 @@ class Distiller(keras.Model):
         activations = [
             None if model is None else heads.activations(model)
             for model in (self.teacher, self.student)
+        ]
+        self._activations = [
+            None if found is None else tuple(keras.tree.flatten(found)) for found in activations
         ]
         for term in self._terms:
             if not term.connected:
@@ -310,8 +316,7 @@ class Distiller(keras.Model):
         else:
             self._count_bad("teacher", checks.count_not_finite(teacher[0]))
             if self._agreement is not None:
-                for pair in zip(*map(keras.tree.flatten, (teacher[0], outputs)), strict=True):
-                    self._agreement.update_state(*pair)
+                self._update_agreement(teacher[0], outputs)
         if y is None or self._compiled_with.loss is None:
             absent.add(self._task_tracker.name)
         if y is None:
@@ -320,6 +325,24 @@ class Distiller(keras.Model):
             self._count_bad("labels", checks.count_bad_labels(y, outputs, self._compiled_with.loss))
             logs = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
         return {name: value for name, value in logs.items() if name not in absent}
+
+    def _update_agreement(self, teacher_outputs, student_outputs):
+        """Counts in how many predictions the student says what its teacher says."""
+        sides = [keras.tree.flatten(side) for side in (teacher_outputs, student_outputs)]
+        declared = declared_heads(self._terms, len(sides[1]))
+        for index, (teacher, student) in enumerate(zip(*sides, strict=True)):
+            seen = [
+                heads.activation_left_on(tensor) if activations is None else activations[index]
+                for tensor, activations in zip((teacher, student), self._activations, strict=True)
+            ]
+            if heads.SIGMOID in (*seen, declared[index]) or student.shape[-1] == 1:
+                as_logits = [
+                    heads.logits(tensor, heads.SIGMOID if form == heads.SIGMOID else heads.LINEAR)
+                    for tensor, form in zip((teacher, student), seen, strict=True)
+                ]
+                self._agreement.update_state(same_side(*as_logits))
+            else:
+                self._agreement.update_state(same_class(teacher, student))
 
     def _count_bad(self, name, count):
         if count is not None:
@@ -423,6 +446,8 @@ class Distiller(keras.Model):
         given = bound.arguments
         data.warn_if_not_replayable(given["x"], given["shuffle"], given["callbacks"])
         given["callbacks"] = data.with_epoch_told(given["callbacks"], given["x"])
+        # Keras warns that it cannot shuffle a dataset; this one is.
+        given["shuffle"] = given["shuffle"] and not data.is_replayable(given["x"])
         self._first_batch_checked = False
         return super().fit(*bound.args, **bound.kwargs)
 

@@ -86,6 +86,17 @@ def cached_logits(output):
     return getattr(output, "_keras_logits", None)
 
 
+def activation_left_on(output):
+    """Returns the activation that a tensor itself tells of; None if it tells of none.
+
+    Softmax and sigmoid both leave their logits; one unit is taken for a sigmoid, several for a
+    softmax.
+    """
+    if cached_logits(output) is None:
+        return None
+    return SIGMOID if output.shape[-1] == 1 else SOFTMAX
+
+
 def looks_like_probabilities(output):
     """Returns whether concrete outputs are rows of probabilities: in [0, 1] and summing to 1.
 

@@ -4,16 +4,41 @@ import keras
 from keras import ops
 
 
+def same_class(teacher, student):
+    """Returns 1 where teacher and student name the same class, else 0.
+
+    Args:
+        teacher: Logits or probabilities, shape [batch, ..., classes].
+        student: The same of the student, same shape.
+
+    Returns:
+        Shape [batch, ...], float32.
+    """
+    agree = ops.equal(ops.argmax(teacher, axis=-1), ops.argmax(student, axis=-1))
+    return ops.cast(agree, "float32")
+
+
+def same_side(teacher, student):
+    """Returns the share of units that teacher and student put on the same side of 0.
+
+    Args:
+        teacher: Logits of independent units, shape [batch, ..., units].
+        student: The same of the student, same shape.
+
+    Returns:
+        Shape [batch, ...], float32.
+    """
+    return ops.mean(ops.cast(ops.equal(teacher > 0, student > 0), "float32"), axis=-1)
+
+
 @keras.saving.register_keras_serializable(package="keras_kd")
 class TeacherAgreement(keras.metrics.Mean):
     """Share of the predictions in which student and teacher name the same class.
 
-    `mean(argmax(teacher) == argmax(student))`, over all positions; for one unit, whether both are
-    on the same side of the threshold.
+    `mean(argmax(teacher) == argmax(student))` over all positions. The distiller keeps one by
+    `teacher_agreement=True`; for sigmoid heads that is the mean of `same_side`.
 
     Args:
-        threshold: For one-unit outputs: what counts as positive; 0.5 for probabilities, 0 for
-            logits.
         name: Name in the logs.
         dtype: Dtype of the metric's computation.
 
@@ -21,26 +46,16 @@ class TeacherAgreement(keras.metrics.Mean):
     of a faithful student).
     """
 
-    def __init__(self, threshold=0.5, name="teacher_agreement", dtype=None):
+    def __init__(self, name="teacher_agreement", dtype=None):
         super().__init__(name=name, dtype=dtype)
-        self.threshold = threshold
 
     def update_state(self, teacher_outputs, student_outputs, sample_weight=None):
         """Counts a batch.
 
         Args:
-            teacher_outputs: Shape [batch, ..., classes].
-            student_outputs: Same shape.
+            teacher_outputs: Logits or probabilities, shape [batch, ..., classes].
+            student_outputs: The same of the student, same shape.
             sample_weight: None, or weights of shape [batch].
         """
-        agree = ops.equal(self._decide(teacher_outputs), self._decide(student_outputs))
-        return super().update_state(ops.cast(agree, self.dtype), sample_weight=sample_weight)
-
-    def _decide(self, outputs):
-        if outputs.shape[-1] == 1:
-            return ops.cast(ops.squeeze(outputs, -1) > self.threshold, "int32")
-        return ops.cast(ops.argmax(outputs, axis=-1), "int32")
-
-    def get_config(self):
-        """Returns the arguments of the constructor."""
-        return {"threshold": self.threshold, "name": self.name, "dtype": self.dtype}
+        agree = same_class(teacher_outputs, student_outputs)
+        return super().update_state(agree, sample_weight=sample_weight)

@@ -7,7 +7,12 @@ from keras import ops
 
 from keras_kd import schedules
 from keras_kd.features import mask_of
-from keras_kd.losses import DistillationLoss, Ends, as_distillation_loss
+from keras_kd.losses import (
+    DistillationLoss,
+    Ends,
+    LogitsDistillation,
+    as_distillation_loss,
+)
 
 _KERAS_LOGS = ("loss", "total_loss", "student_loss", "distillation_loss")
 
@@ -95,6 +100,16 @@ def make_terms(losses, weights):
     """
     ours = [as_distillation_loss(loss) for loss in losses]
     return [Term(*term) for term in zip(ours, weights, _log_names(ours), strict=True)]
+
+
+def declared_heads(terms, count):
+    """Returns the head of each flat output that a logits loss knows, None for the others."""
+    found = [None] * count
+    for term in terms:
+        if isinstance(term.loss, LogitsDistillation):
+            for index, head in enumerate(term.loss.heads()):
+                found[index] = found[index] or (None if head == "auto" else head)
+    return found
 
 
 def as_list(losses):

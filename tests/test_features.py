@@ -234,3 +234,37 @@ def test_a_layer_with_several_outputs_is_refused():
     states = layers.LSTM(3, return_state=True, name="lstm")(inputs)
     with pytest.raises(ValueError, match=r"'lstm'.*to have one output"):
         FeatureReader(keras.Model(inputs, states[0]), ("lstm",))
+
+
+@pytest.mark.parametrize("kind", ["functional", "sequential"])
+def test_random_layers_are_random_in_training_alone(kind, rng):
+    """Also the test of Keras's private `_call_context_args`."""
+    stack = [
+        layers.RandomFlip(name="flip", seed=1),
+        layers.Conv2D(2, 3, name="conv"),
+        layers.BatchNormalization(),
+        layers.Dropout(0.5, seed=2),
+        layers.Flatten(),
+    ]
+    if kind == "sequential":
+        model = keras.Sequential([keras.Input((4, 4, 1)), *stack])
+    else:
+        x = inputs = keras.Input((4, 4, 1))
+        for layer in stack:
+            x = layer(x)
+        model = keras.Model(inputs, x)
+    images = rng.normal(size=(8, 4, 4, 1)).astype("float32")
+    reader = FeatureReader(model, ("conv",))
+    state = [variable.numpy() for variable in model.variables]
+    still, _ = reader(images, training=False)
+    np.testing.assert_array_equal(still, model(images, training=False))
+    for variable, before in zip(model.variables, state, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), before, err_msg=variable.path)
+    random, _ = reader(images, training=True)
+    after = [variable.numpy() for variable in model.variables]
+    for variable, before in zip(model.variables, state, strict=True):
+        variable.assign(before)
+    np.testing.assert_array_equal(random, model(images, training=True))
+    for variable, expected in zip(model.variables, after, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), expected, err_msg=variable.path)
+    assert (ops.convert_to_numpy(random) == 0.0).mean() > 0.2  # Dropout was there.

@@ -213,6 +213,10 @@ class LogitsDistillation(base.DistillationLoss):
                 "sees it, or LogitsDistillation(head='sigmoid')."
             )
 
+    def heads(self):
+        """Returns the head of each flat output, `"auto"` where it is not settled."""
+        return self._flat("head")
+
     def get_config(self):
         """Returns the arguments of the constructor."""
         return {
@@ -259,7 +263,7 @@ def _settle(loss_fn, declared, teacher, student, activations):
     _check_same_units(teacher.shape, student.shape)
     tensors, roles = (teacher, student), ("teacher", "student")
     seen = [
-        activation or _activation_left_on(tensor)
+        activation or heads.activation_left_on(tensor)
         for activation, tensor in zip(activations, tensors, strict=True)
     ]
     head = _settle_head(declared[0], loss_fn, seen, student.shape[-1])
@@ -325,13 +329,6 @@ def _undeclared(role):
         f"Expected {role}_outputs= to be declared: the {role}'s outputs look like probabilities, "
         f"but its last layer is no softmax that can be seen. Hint: {role}_outputs='probabilities'."
     )
-
-
-def _activation_left_on(tensor):
-    """Returns what a tensor itself tells of the activation behind it, None if nothing."""
-    if heads.cached_logits(tensor) is None:
-        return None
-    return heads.SIGMOID if tensor.shape[-1] == 1 else heads.SOFTMAX
 
 
 def _activation(head, form):

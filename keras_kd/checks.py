@@ -1,9 +1,11 @@
 """What a distiller refuses: models that cannot be distilled, and batches that would spoil a run."""
 
+import dataclasses
+
 import keras
-import numpy as np
 from keras import ops
 
+from keras_kd.features import mask_of
 from keras_kd.heads import symbolic_outputs
 
 
@@ -33,13 +35,23 @@ def check_models(teacher, student):
             "to learn. Hint: keras.models.clone_model(teacher) makes a student of the same shape."
         )
     kept = {id(variable) for variable in teacher.variables}
-    shared = [v.path for v in student.trainable_weights if id(v) in kept]
-    if shared:
-        raise ValueError(
-            "Expected a student that does not train the teacher's weights. Received models that "
-            f"share {len(shared)} trainable weights, the first '{shared[0]}'. Hint: freeze those "
-            "layers, or give the student layers of its own."
-        )
+    for layer in _layers(student):
+        shared = [variable.path for variable in layer.variables if id(variable) in kept]
+        if shared and layer.trainable:
+            raise ValueError(
+                "Expected a student that does not change its teacher. Received models that share "
+                f"variables of layer '{layer.name}', '{shared[0]}' among them. Hint: set "
+                "trainable = False on what is shared, or give the student layers of its own."
+            )
+
+
+def _layers(model):
+    """Yields the layers of a model, and of the models inside it, that are no models themselves."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+        else:
+            yield layer
 
 
 def check_inputs(teacher, student):
@@ -80,15 +92,34 @@ def check_finite_teacher(outputs, features):
     named = [(f"output {index}", t) for index, t in enumerate(keras.tree.flatten(outputs))]
     named += [(f"layer '{path}'", feature) for path, feature in features.items()]
     for name, tensor in named:
-        values = ops.convert_to_numpy(ops.cast(tensor, "float32"))
-        broken = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        broken = ops.convert_to_numpy(_not_finite(tensor))
         if broken.any():
             raise ValueError(
                 f"Expected finite numbers from the teacher. Received NaN or infinity in {name} for "
-                f"{int(broken.sum())} of {len(values)} examples of the first batch, the first at "
+                f"{int(broken.sum())} of {len(broken)} examples of the first batch, the first at "
                 f"index {int(broken.argmax())}. Hint: look at the teacher's input "
                 "(teacher_preprocessing=) and at its weights."
             )
+
+
+def _not_finite(tensor):
+    """Returns which examples hold a number that is not finite, padding apart; booleans, [batch]."""
+    broken = ops.logical_not(ops.isfinite(tensor))
+    mask = mask_of(tensor)
+    if mask is not None and len(mask.shape) == len(tensor.shape) - 1:
+        broken = ops.logical_and(broken, ops.expand_dims(ops.cast(mask, "bool"), -1))
+    return ops.any(broken, axis=tuple(range(1, len(tensor.shape))))
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseLabels:
+    """An output that is compared to integer class labels.
+
+    Attributes:
+        ignore_class: A label that is allowed beside the classes; None for none.
+    """
+
+    ignore_class: int | None = None
 
 
 def sparse_outputs(loss, outputs):
@@ -99,40 +130,38 @@ def sparse_outputs(loss, outputs):
         outputs: The student's outputs.
 
     Returns:
-        For each flat output the `ignore_class` of its sparse cross-entropy (-1 stands for none), or
-        None where the output has another loss.
+        For each flat output a `SparseLabels`, or None where the output has another loss.
     """
     flat = keras.tree.flatten(outputs)
     losses = keras.tree.flatten(loss) if keras.tree.is_nested(loss) else [loss] * len(flat)
     if isinstance(loss, dict) and not isinstance(outputs, dict):
         return [None] * len(flat)
-    return [_ignored_class(entry) for entry in losses] if len(losses) == len(flat) else []
+    return [_sparse_labels(entry) for entry in losses] if len(losses) == len(flat) else []
 
 
-def _ignored_class(loss):
+def _sparse_labels(loss):
     if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
-        ignored = loss.get_config().get("ignore_class")
-        return -1 if ignored is None else ignored
+        return SparseLabels(loss.get_config().get("ignore_class"))
     names = ("sparse_categorical_crossentropy", "SparseCategoricalCrossentropy")
     function = keras.losses.sparse_categorical_crossentropy
-    return -1 if loss is function or (isinstance(loss, str) and loss in names) else None
+    return SparseLabels() if loss is function or loss in names else None
 
 
-def _out_of_range(labels, outputs, ignored):
+def _out_of_range(labels, outputs, sparse):
     """Counts integer labels that name no class.
 
     Args:
         labels: Integer labels, shape [batch, ...] or [batch, ..., 1].
         outputs: The student's output, shape [batch, ..., classes].
-        ignored: A label that is allowed beside the classes; -1 for none.
+        sparse: A `SparseLabels`.
 
     Returns:
         A float32 scalar.
     """
     labels = ops.cast(labels, "int64")
     bad = ops.logical_or(labels < 0, labels >= outputs.shape[-1])
-    if ignored != -1:
-        bad = ops.logical_and(bad, labels != ignored)
+    if sparse.ignore_class is not None:
+        bad = ops.logical_and(bad, labels != sparse.ignore_class)
     return ops.sum(ops.cast(bad, "float32"))
 
 
@@ -151,11 +180,11 @@ def check_labels(labels, outputs, loss):
     kinds = sparse_outputs(loss, outputs)
     if not len(flat_labels) == len(flat_outputs) == len(kinds):
         return
-    for index, (label, output, ignored) in enumerate(
+    for index, (label, output, sparse) in enumerate(
         zip(flat_labels, flat_outputs, kinds, strict=True)
     ):
         classes = output.shape[-1]
-        if ignored is not None and float(_out_of_range(label, output, ignored)):
+        if sparse is not None and float(_out_of_range(label, output, sparse)):
             values = ops.convert_to_numpy(label)
             raise ValueError(
                 f"Expected labels in 0..{classes - 1}: output {index} of the student has {classes} "
@@ -180,6 +209,9 @@ class Counters:
     """Counts, inside the graph, what would spoil a run, and is read at the end of an epoch.
 
     A plain object: its variables are no state of the distiller, in no checkpoint and in no log.
+
+    Args:
+        hint: What to do when something was counted.
     """
 
     _MESSAGES = {
@@ -187,12 +219,14 @@ class Counters:
         "labels": "labels that name a class of the student. Received {} others",
     }
 
-    def __init__(self):
+    def __init__(self, hint):
+        self._hint = hint
         self._sums = {name: keras.metrics.Sum(name=f"bad_{name}") for name in self._MESSAGES}
 
     def add(self, name, count):
-        """Adds a scalar tensor to the counter `"teacher"` or `"labels"`."""
-        self._sums[name].update_state(count)
+        """Adds a scalar tensor, or None for nothing, to the counter `"teacher"` or `"labels"`."""
+        if count is not None:
+            self._sums[name].update_state(count)
 
     def reset(self):
         """Sets all counters to 0."""
@@ -210,19 +244,16 @@ class Counters:
             if count:
                 self.reset()
                 raise ValueError(
-                    f"Expected {self._MESSAGES[name].format(count)} in this epoch, after a first "
-                    "batch without any. Hint: the student's weights of this epoch are spoiled; go "
-                    "on from the last checkpoint, which has not been touched."
+                    f"Expected {self._MESSAGES[name].format(count)}, after a first batch without "
+                    f"any. Hint: {self._hint}"
                 )
 
 
 def count_not_finite(outputs):
     """Returns how many examples have a number that is not finite, a float32 scalar."""
-    count = 0.0
-    for output in keras.tree.flatten(outputs):
-        axes = tuple(range(1, len(output.shape)))
-        count += ops.sum(ops.cast(ops.logical_not(ops.all(ops.isfinite(output), axes)), "float32"))
-    return count
+    return sum(
+        ops.sum(ops.cast(_not_finite(output), "float32")) for output in keras.tree.flatten(outputs)
+    )
 
 
 def count_bad_labels(y, outputs, loss):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_kd import checks, data, heads, schedules
-from keras_kd.features import FeatureReader
+from keras_kd.features import FeatureReader, mask_of
 from keras_kd.losses import Context
 from keras_kd.metrics import same_class, same_side
 from keras_kd.summary import describe
@@ -121,7 +121,13 @@ class Distiller(keras.Model):
         self._agreement = (
             keras.metrics.Mean(name="teacher_agreement") if teacher_agreement else None
         )
-        self._counters = checks.Counters()
+        self._counters = {
+            "training": checks.Counters(
+                "the student's weights of this epoch are spoiled; go on from the last checkpoint, "
+                "which has not been touched."
+            ),
+            "evaluation": checks.Counters("nothing was trained on these; look at that data."),
+        }
         self._expected_fingerprint = None
         self._first_batch_checked = False
         self._teacher = None
@@ -232,7 +238,7 @@ class Distiller(keras.Model):
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, self.trainable_weights)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
-        return self._logs(x, y, loss, teacher, student, sample_weight)
+        return self._logs("training", x, y, loss, teacher, student, sample_weight)
 
     def test_step(self, data):
         """Evaluates a batch; returns the logs."""
@@ -241,7 +247,7 @@ class Distiller(keras.Model):
         teacher = self._teacher(x) if asked else None
         student = self(x, training=False, return_features=True)
         loss = self._total_loss(y, teacher, student, sample_weight)
-        return self._logs(x, y, loss, teacher, student, sample_weight)
+        return self._logs("evaluation", x, y, loss, teacher, student, sample_weight)
 
     def _total_loss(self, y, teacher, student, sample_weight):
         """Returns the total loss as the class states it, weights and regularization included.
@@ -304,9 +310,9 @@ class Distiller(keras.Model):
         self._distillation_tracker.update_state(total, sample_weight=examples)
         return total
 
-    def _logs(self, x, y, loss, teacher, student, sample_weight):
+    def _logs(self, phase, x, y, loss, teacher, student, sample_weight):
         """Updates what is counted and measured on a batch; returns the logs of what there was."""
-        outputs = student[0]
+        outputs, counters = student[0], self._counters[phase]
         examples = ops.shape(keras.tree.flatten(outputs)[0])[0]
         self._total_tracker.update_state(loss * _replicas(), sample_weight=examples)
         absent = set()
@@ -314,7 +320,7 @@ class Distiller(keras.Model):
             trackers = (self._distillation_tracker, *self._term_trackers, self._agreement)
             absent |= {tracker.name for tracker in trackers if tracker is not None}
         else:
-            self._count_bad("teacher", checks.count_not_finite(teacher[0]))
+            counters.add("teacher", checks.count_not_finite(teacher[0]))
             if self._agreement is not None:
                 self._update_agreement(teacher[0], outputs)
         if y is None or self._compiled_with.loss is None:
@@ -322,7 +328,7 @@ class Distiller(keras.Model):
         if y is None:
             logs = self.get_metrics_result()
         else:
-            self._count_bad("labels", checks.count_bad_labels(y, outputs, self._compiled_with.loss))
+            counters.add("labels", checks.count_bad_labels(y, outputs, self._compiled_with.loss))
             logs = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
         return {name: value for name, value in logs.items() if name not in absent}
 
@@ -340,13 +346,10 @@ class Distiller(keras.Model):
                     heads.logits(tensor, heads.SIGMOID if form == heads.SIGMOID else heads.LINEAR)
                     for tensor, form in zip((teacher, student), seen, strict=True)
                 ]
-                self._agreement.update_state(same_side(*as_logits))
+                agree = same_side(*as_logits)
             else:
-                self._agreement.update_state(same_class(teacher, student))
-
-    def _count_bad(self, name, count):
-        if count is not None:
-            self._counters.add(name, count)
+                agree = same_class(teacher, student)
+            self._agreement.update_state(agree, sample_weight=mask_of(student))
 
     def _step(self):
         return None if self.optimizer is None else self.optimizer.iterations
@@ -357,14 +360,22 @@ class Distiller(keras.Model):
         Called at the end of an epoch too, before any callback: here the counters are read.
         """
         if tf.executing_eagerly():
-            self._counters.raise_if_any()
+            for counters in self._counters.values():
+                counters.raise_if_any()
         logs = {}
         for metric in self.metrics:
             # The compiled metrics stay unbuilt as long as there are no labels.
             if not getattr(metric, "built", True):
                 continue
             result = metric.result()
-            logs.update(result if isinstance(result, dict) else {metric.name: result})
+            named = result if isinstance(result, dict) else {metric.name: result}
+            twice = named.keys() & logs.keys()
+            if twice:
+                raise ValueError(
+                    f"Expected names in the logs that differ. Received twice: {sorted(twice)}. "
+                    "Hint: give the loss or the metric another name=."
+                )
+            logs.update(named)
         # Keras's own name of the total, which its callbacks watch by default.
         logs["loss"] = logs["total_loss"]
         return logs
@@ -372,28 +383,24 @@ class Distiller(keras.Model):
     def reset_metrics(self):
         """Resets all metrics, and the counters of bad examples."""
         super().reset_metrics()
-        self._counters.reset()
+        for counters in self._counters.values():
+            counters.reset()
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Returns the total loss of a batch, a scalar, as `fit` minimizes it.
 
+        The step itself does not call it. Where a loss reads layers of the student, the student is
+        run even if `y_pred` is there, since its features come with its forward pass.
+
         Args:
             x: The inputs.
             y: The labels; None without any.
-            y_pred: The student's outputs, if they are there already and no loss reads a layer.
+            y_pred: The student's outputs, if they are there already.
             sample_weight: None, or weights of shape [batch].
             training: Whether the student is run as in training.
-
-        Raises:
-            ValueError: If `y_pred` is given though a loss reads one of the student's layers.
         """
-        if y_pred is None:
+        if y_pred is None or self._student_reader.paths:
             student = self(x, training=training, return_features=True)
-        elif self._student_reader.paths:
-            raise ValueError(
-                "Expected y_pred=None: a loss reads layers of the student "
-                f"({', '.join(self._student_reader.paths)}), which come with its forward pass."
-            )
         else:
             student = (y_pred, {})
         teacher = None if self._teacher is None else self._teacher(x)
@@ -469,7 +476,9 @@ class Distiller(keras.Model):
         def check_and_run(iterator):
             if self._first_batch_checked:
                 return function(iterator)
-            batch = next(iterator)
+            batch = next(iterator, None)
+            if batch is None:
+                raise ValueError("Expected at least one batch. Received data without any.")
             self._check_first_batch(batch)
             self._first_batch_checked = True
             return function(itertools.chain([batch], iterator))
@@ -486,8 +495,8 @@ class Distiller(keras.Model):
                 f"Expected a trained teacher. Received: '{self.teacher.name}', which has no "
                 "weights yet. Hint: build it and load its weights."
             )
-        student = self(x, training=False, return_features=True)
-        teacher = self._teacher(x)
+        student = _run_on(x, "student", lambda x: self(x, training=False, return_features=True))
+        teacher = _run_on(x, "teacher", self._teacher)
         checks.check_models(self.teacher, self.student)
         checks.check_finite_teacher(*teacher)
         if y is not None and self._compiled_with.loss is not None:
@@ -585,6 +594,18 @@ _FUNCTIONS = (
     "teacher_features",
     "student_features",
 )
+
+
+def _run_on(x, role, model):
+    """Runs a model on the first batch; says which one could not be run, and on what."""
+    try:
+        return model(x)
+    except (ValueError, tf.errors.InvalidArgumentError) as err:
+        shapes = [tuple(tensor.shape) for tensor in keras.tree.flatten(x)]
+        raise ValueError(
+            f"Expected a {role} that takes the data, x of shape {', '.join(map(str, shapes))}. "
+            f"Hint: {role}_preprocessing= may turn it into what the {role} takes. Received: {err}"
+        ) from err
 
 
 def _replicas():

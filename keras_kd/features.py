@@ -47,6 +47,8 @@ class FeatureReader:
             training: Whether layers behave as in training.
         """
         if self._function is not None:
+            if not self.model.built:  # A callable may use its layers alone and never call it.
+                call(self.model, x, training=False)
             outputs, features = self._function(self.model, x, training)
             self._check_function_result(features)
             return outputs, features

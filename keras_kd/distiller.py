@@ -130,7 +130,6 @@ class Distiller(keras.Model):
         }
         self._expected_fingerprint = None
         self._first_batch_checked = False
-        self._teacher = None
         self._take_teacher(teacher)
 
     # The teacher
@@ -154,6 +153,7 @@ class Distiller(keras.Model):
             super().__setattr__(name, value)
 
     def _take_teacher(self, model):
+        self._teacher = None
         if model is not None:
             paths = [t.loss.teacher_layer_name for t in self._terms if t.loss.teacher_layer_name]
             self._teacher = ModelTeacher(
@@ -273,7 +273,7 @@ class Distiller(keras.Model):
     def _task_loss(self, y, y_pred, sample_weight):
         """Returns the loss that was given to `compile`; None without it, or without labels."""
         # Keras has no public name for its compiled loss alone, without the regularizers that
-        # `compute_loss` adds; tests/test_distiller.py fails when it moves.
+        # `compute_loss` adds; tests/test_architecture.py fails when it moves.
         compiled_loss = self._compile_loss
         if y is None and compiled_loss is not None and not _is_zero(self.student_loss_weight):
             raise ValueError(

@@ -64,7 +64,7 @@ def _side(path, reader):
 
 def _projector(loss):
     if not loss.is_connected():
-        return "made on the first batch if needed"
+        return "not known yet"
     if loss.projector is None:
         return "-"
     steps = getattr(loss.projector, "layers", [loss.projector])

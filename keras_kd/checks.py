@@ -3,6 +3,7 @@
 import dataclasses
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_kd.features import mask_of
@@ -77,6 +78,18 @@ def _same_shapes(ours, theirs):
         and all(i is None or j is None or i == j for i, j in zip(a[1:], b[1:], strict=True))
         for a, b in zip(ours, theirs, strict=True)
     )
+
+
+def run_on(x, role, model):
+    """Runs a model on the first batch; says which one could not be run, and on what."""
+    try:
+        return model(x)
+    except (ValueError, tf.errors.InvalidArgumentError) as err:
+        shapes = [tuple(tensor.shape) for tensor in keras.tree.flatten(x)]
+        raise ValueError(
+            f"Expected a {role} that takes the data, x of shape {', '.join(map(str, shapes))}. "
+            f"Hint: {role}_preprocessing= may turn it into what the {role} takes. Received: {err}"
+        ) from err
 
 
 def check_finite_teacher(outputs, features):

@@ -13,7 +13,7 @@ from keras import ops
 from keras_kd import checks, data, heads, schedules
 from keras_kd.features import FeatureReader, mask_of
 from keras_kd.losses import Context
-from keras_kd.metrics import same_class, same_side
+from keras_kd.metrics import agreement
 from keras_kd.summary import describe
 from keras_kd.teachers import ModelTeacher
 from keras_kd.terms import (
@@ -334,21 +334,11 @@ class Distiller(keras.Model):
 
     def _update_agreement(self, teacher_outputs, student_outputs):
         """Counts in how many predictions the student says what its teacher says."""
-        sides = [keras.tree.flatten(side) for side in (teacher_outputs, student_outputs)]
-        declared = declared_heads(self._terms, len(sides[1]))
-        for index, (teacher, student) in enumerate(zip(*sides, strict=True)):
-            seen = [
-                heads.activation_left_on(tensor) if activations is None else activations[index]
-                for tensor, activations in zip((teacher, student), self._activations, strict=True)
-            ]
-            if heads.SIGMOID in (*seen, declared[index]) or student.shape[-1] == 1:
-                as_logits = [
-                    heads.logits(tensor, heads.SIGMOID if form == heads.SIGMOID else heads.LINEAR)
-                    for tensor, form in zip((teacher, student), seen, strict=True)
-                ]
-                agree = same_side(*as_logits)
-            else:
-                agree = same_class(teacher, student)
+        outputs = [keras.tree.flatten(side) for side in (teacher_outputs, student_outputs)]
+        declared = declared_heads(self._terms, len(outputs[1]))
+        for index, (teacher, student) in enumerate(zip(*outputs, strict=True)):
+            seen = [known and known[index] for known in self._activations]
+            agree = agreement(teacher, student, *seen, head=declared[index])
             self._agreement.update_state(agree, sample_weight=mask_of(student))
 
     def _step(self):
@@ -495,8 +485,10 @@ class Distiller(keras.Model):
                 f"Expected a trained teacher. Received: '{self.teacher.name}', which has no "
                 "weights yet. Hint: build it and load its weights."
             )
-        student = _run_on(x, "student", lambda x: self(x, training=False, return_features=True))
-        teacher = _run_on(x, "teacher", self._teacher)
+        student = checks.run_on(
+            x, "student", lambda x: self(x, training=False, return_features=True)
+        )
+        teacher = checks.run_on(x, "teacher", self._teacher)
         checks.check_models(self.teacher, self.student)
         checks.check_finite_teacher(*teacher)
         if y is not None and self._compiled_with.loss is not None:
@@ -553,10 +545,7 @@ class Distiller(keras.Model):
             "distillation_losses": [serialize(term.loss) for term in self._terms],
             "distillation_loss_weights": [schedules.serialize(term.weight) for term in self._terms],
             "student_loss_weight": schedules.serialize(self.student_loss_weight),
-            "teacher_preprocessing": _serialize_function(self.teacher_preprocessing),
-            "student_preprocessing": _serialize_function(self.student_preprocessing),
-            "teacher_features": _serialize_function(self.teacher_features),
-            "student_features": _serialize_function(self.student_features),
+            **{name: _serialize_function(getattr(self, name)) for name in _FUNCTIONS},
             "evaluate_distillation": self.evaluate_distillation,
             "teacher_agreement": self._agreement is not None,
         }
@@ -594,18 +583,6 @@ _FUNCTIONS = (
     "teacher_features",
     "student_features",
 )
-
-
-def _run_on(x, role, model):
-    """Runs a model on the first batch; says which one could not be run, and on what."""
-    try:
-        return model(x)
-    except (ValueError, tf.errors.InvalidArgumentError) as err:
-        shapes = [tuple(tensor.shape) for tensor in keras.tree.flatten(x)]
-        raise ValueError(
-            f"Expected a {role} that takes the data, x of shape {', '.join(map(str, shapes))}. "
-            f"Hint: {role}_preprocessing= may turn it into what the {role} takes. Received: {err}"
-        ) from err
 
 
 def _replicas():

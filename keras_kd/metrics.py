@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_kd import heads
+
 
 def same_class(teacher, student):
     """Returns 1 where teacher and student name the same class, else 0.
@@ -29,6 +31,35 @@ def same_side(teacher, student):
         Shape [batch, ...], float32.
     """
     return ops.mean(ops.cast(ops.equal(teacher > 0, student > 0), "float32"), axis=-1)
+
+
+def agreement(teacher, student, teacher_activation, student_activation, head=None):
+    """Returns how far student and teacher say the same of one output.
+
+    Args:
+        teacher: The teacher's output, shape [batch, ..., units].
+        student: The student's, same shape.
+        teacher_activation: The activation behind it (see `keras_kd.heads`); None if unseen.
+        student_activation: The same of the student.
+        head: `"softmax"` or `"sigmoid"` where a loss knows it.
+
+    Returns:
+        `same_side` for a sigmoid head or a single unit, else `same_class`; shape [batch, ...].
+    """
+    outputs = (teacher, student)
+    seen = [
+        activation or heads.activation_left_on(output)
+        for output, activation in zip(
+            outputs, (teacher_activation, student_activation), strict=True
+        )
+    ]
+    if heads.SIGMOID not in (*seen, head) and student.shape[-1] > 1:
+        return same_class(teacher, student)
+    logits = [
+        heads.logits(output, heads.SIGMOID if activation == heads.SIGMOID else heads.LINEAR)
+        for output, activation in zip(outputs, seen, strict=True)
+    ]
+    return same_side(*logits)
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")

@@ -33,7 +33,9 @@ def test_hint_golden():
     assert np.abs(grad - expected).max() <= 2e-4 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("loss", ["mse", keras.losses.MeanSquaredError(), keras.losses.mean_squared_error])
+@pytest.mark.parametrize(
+    "loss", ["mse", keras.losses.MeanSquaredError(), keras.losses.mean_squared_error]
+)
 def test_mean_over_the_positions_of_each_example(loss, maps):
     expected = np.square(maps[0] - maps[1]).mean((1, 2, 3))
     np.testing.assert_allclose(value(FeatureDistillation(loss), *maps), expected, rtol=1e-5)

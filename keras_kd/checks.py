@@ -119,7 +119,7 @@ def _not_finite(tensor):
     """Returns which examples hold a number that is not finite, padding apart; booleans, [batch]."""
     broken = ops.logical_not(ops.isfinite(tensor))
     mask = mask_of(tensor)
-    if mask is not None and len(mask.shape) == len(tensor.shape) - 1:
+    if mask is not None and _same_shapes([mask.shape], [tensor.shape[:-1]]):
         broken = ops.logical_and(broken, ops.expand_dims(ops.cast(mask, "bool"), -1))
     return ops.any(broken, axis=tuple(range(1, len(tensor.shape))))
 

@@ -65,6 +65,22 @@ def mean_over_positions(values, mask=None, position_weight=None):
     return totals * ops.divide_no_nan(examples, ops.sum(valid))
 
 
+def without_padding(tensor, mask):
+    """Returns `tensor` with zeros at the positions that the mask excludes.
+
+    Leaving a position out of the sum is not enough: a NaN there would still come back in the
+    gradient, as 0 * NaN.
+
+    Args:
+        tensor: Shape [batch, ...positions, units].
+        mask: None, or booleans of shape [batch, ...positions].
+    """
+    if mask is None:
+        return tensor
+    _check_positions("mask", mask, tensor[..., 0])
+    return ops.where(ops.expand_dims(ops.cast(mask, "bool"), -1), tensor, ops.zeros_like(tensor))
+
+
 def _check_positions(what, given, values):
     if len(given.shape) != len(values.shape) or any(
         a is not None and b is not None and a != b

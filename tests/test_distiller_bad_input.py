@@ -95,7 +95,7 @@ def test_the_same_model_is_refused():
 def test_shared_trainable_weights_are_refused():
     teacher = mlp("teacher")
     student = keras.Model(teacher.input, keras.layers.Dense(4)(teacher.get_layer("hidden").output))
-    with pytest.raises(ValueError, match=r"share 2 trainable weights, the first 'hidden/kernel'"):
+    with pytest.raises(ValueError, match="share variables of layer 'hidden', 'hidden/kernel'"):
         keras_kd.Distiller(teacher, student, keras_kd.LogitsDistillation())
 
 
@@ -190,16 +190,26 @@ def test_a_loss_may_not_take_a_name_of_the_logs(name):
 
 def test_names_in_the_logs_never_collide():
     losses = [
-        keras_kd.FeatureDistillation("mse", name=name)
-        for name in ("a", "a", "a_1", "a_hint", "a", "teacher_agreement")
+        keras_kd.FeatureDistillation("mse", name=name) for name in ("a", "a", "a_1", "a_hint", "a")
     ]
     distiller = keras_kd.Distiller(
         mlp("teacher"), mlp("student"), losses, student_loss_weight=0.0, teacher_agreement=True
     )
     distiller.compile(keras.optimizers.SGD(0.0))
     logs = distiller.evaluate(vectors()[0], verbose=0, return_dict=True)
-    # Six losses, the agreement, and loss, total_loss and distillation_loss.
-    assert len(logs) == 6 + 1 + 3
+    # Five losses, the agreement, and loss, total_loss and distillation_loss.
+    assert len(logs) == 5 + 1 + 3
+    assert "a_hint" in logs
+
+
+@pytest.mark.parametrize("name", ["accuracy", "teacher_agreement"])
+def test_a_loss_with_the_name_of_a_metric_is_refused(name):
+    loss = [keras_kd.LogitsDistillation(), keras_kd.FeatureDistillation("mse", name=name)]
+    x, y = vectors(8)
+    with pytest.raises(ValueError, match=rf"names in the logs.*'{name}'|free in the logs"):
+        distiller = keras_kd.Distiller(mlp("teacher"), mlp("student"), loss, teacher_agreement=True)
+        distiller.compile("sgd", task_loss(), metrics=["accuracy"])
+        distiller.fit(x, y, verbose=0)
 
 
 # -- on the first batch ----------------------------------------------------------------------------

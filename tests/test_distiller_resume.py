@@ -112,7 +112,7 @@ def assert_goes_on_as(uninterrupted, resumed, epochs):
 # -- killed ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["arrays", "dataset"])
+@pytest.mark.parametrize("kind", ["arrays", pytest.param("dataset", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_to_the_last_bit(kind, uninterrupted, tmp_path):
     root = pathlib.Path(__file__).resolve().parent.parent
     killed = subprocess.run(
@@ -128,6 +128,7 @@ def test_a_killed_run_goes_on_to_the_last_bit(kind, uninterrupted, tmp_path):
     assert_goes_on_as(uninterrupted(kind), resumed, EPOCHS - KILLED_IN_EPOCH)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_last_bit(uninterrupted, tmp_path):
     """By an exception, in the middle of the third epoch; the distiller is made anew."""
 
@@ -154,12 +155,14 @@ def test_a_checkpoint_that_is_loaded_goes_on_to_the_last_bit(uninterrupted, tmp_
     assert_goes_on_as(uninterrupted("arrays"), resumed, 2)
 
 
+@pytest.mark.slow
 def test_two_calls_of_fit_are_one_of_as_many_epochs(uninterrupted):
     distiller = distiller_of(seed=1)
     run(distiller, "arrays", epochs=2)
     assert_goes_on_as(uninterrupted("arrays"), run(distiller, "arrays", initial_epoch=2), 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["dropout", "flip"])
 def test_the_comparison_sees_the_seed_state_of_a_layer(layer, uninterrupted):
     """A run whose random layer begins otherwise goes otherwise, so the tests above can fail."""

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
 from keras_kd import numerics
@@ -66,3 +67,13 @@ class TestMeanOverPositions:
     def test_another_number_of_positions_is_refused(self, what):
         with pytest.raises(ValueError, match=f"Expected a {what} with one entry"):
             numerics.mean_over_positions(np.ones((2, 3), "float32"), **{what: np.ones((2, 4))})
+
+
+def test_padding_becomes_zero_and_takes_no_gradient():
+    tensor = tf.Variable([[[1.0, 2.0], [np.nan, np.inf]]])
+    mask = np.array([[True, False]])
+    with tf.GradientTape() as tape:
+        total = ops.sum(ops.square(numerics.without_padding(tensor, mask)))
+    assert float(total) == 5.0
+    np.testing.assert_array_equal(tape.gradient(total, tensor), [[[2.0, 4.0], [0.0, 0.0]]])
+    assert numerics.without_padding(tensor, None) is tensor

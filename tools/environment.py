@@ -26,12 +26,12 @@ def venv_python():
     return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def call(command, **options):
-    """Run a command in the project's folder and return its exit code.
+def call(command, cwd=ROOT, **options):
+    """Run a command, in the project's folder unless told another, and return its exit code.
 
     Ctrl-C reaches the command too; it is given the time to end in its own way.
     """
-    process = subprocess.Popen([str(part) for part in command], cwd=ROOT, **options)
+    process = subprocess.Popen([str(part) for part in command], cwd=cwd, **options)
     try:
         return process.wait()
     except KeyboardInterrupt:
@@ -61,7 +61,7 @@ def install(extras):
     )
     UNFINISHED.touch()
     pip = [venv_python(), "-m", "pip", "--disable-pip-version-check"]
-    failed = call([*pip, "install", "--quiet", "--editable", f".[{extras}]"])
+    failed = call([*pip, "install", "--editable", f".[{extras}]"])
     if failed:
         UNFINISHED.unlink()
         raise SetupError(

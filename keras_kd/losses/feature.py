@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_kd.losses import base
-from keras_kd.numerics import at_least_float32, mean_over_positions
+from keras_kd.numerics import at_least_float32, mean_over_positions, without_padding
 from keras_kd.projectors import check_same_shape, make_projector
 
 _AUTO = "auto"
@@ -69,13 +69,14 @@ class FeatureDistillation(base.DistillationLoss):
             check_same_shape(
                 student.shape, teacher.shape, "keras_kd.Distiller makes a projector between them."
             )
+            mask = context.mask(index)
             values = base.unreduced(
                 loss_fn,
-                ops.stop_gradient(at_least_float32(teacher)),
-                at_least_float32(student),
+                ops.stop_gradient(without_padding(at_least_float32(teacher), mask)),
+                without_padding(at_least_float32(student), mask),
                 context,
             )
-            return mean_over_positions(values, context.mask(index), context.position_weight)
+            return mean_over_positions(values, mask, context.position_weight)
 
         return base.per_output(value, self.loss, teacher_outputs, student_outputs)
 

@@ -7,7 +7,12 @@ from keras import ops
 
 from keras_kd import heads, schedules
 from keras_kd.losses import base
-from keras_kd.numerics import at_least_float32, mean_over_positions, tempered_log_softmax
+from keras_kd.numerics import (
+    at_least_float32,
+    mean_over_positions,
+    tempered_log_softmax,
+    without_padding,
+)
 
 _AUTO = "auto"
 _HEADS = (_AUTO, heads.SOFTMAX, heads.SIGMOID)
@@ -121,15 +126,16 @@ class LogitsDistillation(base.DistillationLoss):
         def value(loss_fn, teacher, student, index):
             head, teacher_form, student_form = declared[index]
             _check_same_units(teacher.shape, student.shape)
+            mask = context.mask(index)
             values = _tempered(
                 loss_fn,
                 head,
-                heads.logits(teacher, _activation(head, teacher_form)),
-                heads.logits(student, _activation(head, student_form)),
+                without_padding(heads.logits(teacher, _activation(head, teacher_form)), mask),
+                without_padding(heads.logits(student, _activation(head, student_form)), mask),
                 temperature,
                 context,
             )
-            return mean_over_positions(values, context.mask(index), context.position_weight)
+            return mean_over_positions(values, mask, context.position_weight)
 
         return base.per_output(value, self.loss, teacher_outputs, student_outputs)
 

@@ -1,81 +1,83 @@
 """The quickstart's set-up, with the commands recorded instead of run: no network, no venv."""
 
 import ast
-import importlib.util
+import importlib
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
-PATH = Path(__file__).resolve().parents[2] / "tools" / "quickstart.py"
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
 class Machine:
     """A machine on which every command is written down; `codes` has those that fail."""
 
-    def __init__(self, module, root, monkeypatch):
-        self.module, self.commands, self.codes, self.version = module, [], {}, None
+    def __init__(self, quickstart, environment, root, monkeypatch):
+        self.quickstart, self.environment = quickstart, environment
+        self.commands, self.codes, self.version = [], {}, None
         self.interrupt = None
-        monkeypatch.setattr(module, "ROOT", root)
-        monkeypatch.setattr(module, "VENV", root / ".venv")
-        for name in ("STAMP", "UNFINISHED"):
-            monkeypatch.setattr(module, name, root / ".venv" / getattr(module, name).name)
-        monkeypatch.setattr(module, "call", self.call)
-        monkeypatch.setattr(module, "version_of", lambda python: self.version)
-        monkeypatch.setattr(module.sys, "argv", ["quickstart.py"])
+        monkeypatch.setattr(environment, "ROOT", root)
+        monkeypatch.setattr(environment, "VENV", root / ".venv")
+        monkeypatch.setattr(environment, "UNFINISHED", root / ".venv" / "unfinished")
+        monkeypatch.setattr(environment, "call", self.call)
+        monkeypatch.setattr(environment, "_version_of", lambda python: self.version)
+        monkeypatch.setattr(quickstart.sys, "argv", ["quickstart.py"])
 
     def call(self, command, **options):
         words = [str(part) for part in command]
-        kind = "venv" if "venv" in words else "install" if "install" in words else "demo"
+        kind = next((word for word in ("venv", "install", "check") if word in words), "demo")
+        if kind == "check":
+            return 0
         self.commands.append((kind, words, options))
         if kind == self.interrupt:
             raise KeyboardInterrupt
         if kind == "venv":
-            self.module.VENV.mkdir(exist_ok=True)
-            for path in self.module.VENV.iterdir():  # As --clear does.
+            self.environment.VENV.mkdir(exist_ok=True)
+            for path in self.environment.VENV.iterdir():  # As --clear does.
                 path.unlink()
             self.version = sys.version_info[:2]
         return self.codes.get(kind, 0)
 
     def run(self, *arguments):
         self.commands = []
-        self.module.sys.argv[1:] = arguments
-        code = self.module.main()
+        self.quickstart.sys.argv[1:] = arguments
+        code = self.quickstart.main()
         return code, [kind for kind, *_ in self.commands]
 
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("quickstart_tool", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    monkeypatch.syspath_prepend(TOOLS)
+    quickstart, environment = (importlib.import_module(n) for n in ("quickstart", "environment"))
     for name in ("setup.cfg", "pyproject.toml"):
         (tmp_path / name).write_text(f"[{name}]")
-    return Machine(module, tmp_path, monkeypatch)
+    return Machine(quickstart, environment, tmp_path, monkeypatch)
 
 
-def test_it_needs_nothing_but_the_standard_library():
+@pytest.mark.parametrize("name", ["quickstart", "run_tests", "environment"])
+def test_it_needs_nothing_but_the_standard_library(name):
     imported = {
-        name.name.split(".")[0]
-        for node in ast.walk(ast.parse(PATH.read_text()))
+        alias.name.split(".")[0]
+        for node in ast.walk(ast.parse((TOOLS / f"{name}.py").read_text()))
         if isinstance(node, ast.Import)
-        for name in node.names
+        for alias in node.names
     }
-    assert imported <= sys.stdlib_module_names
+    assert imported <= sys.stdlib_module_names | {"environment"}
 
 
 def test_a_fresh_machine_gets_all_three_steps(machine, capsys):
     assert machine.run("--seeds", "5") == (0, ["venv", "install", "demo"])
-    (_, venv, _), (_, install, options), (_, demo, demo_options) = machine.commands
+    (_, venv, _), (_, install, _), (_, demo, demo_options) = machine.commands
     assert "--clear" in venv
     assert install[-3:] == ["install", "--editable", ".[demo]"]
-    assert options["cwd"] == machine.module.ROOT
-    assert Path(demo[0]).parent == machine.module.venv_python().parent
+    assert demo_options["cwd"] is None  # The demo writes where the caller stands.
+    assert Path(demo[0]).parent == machine.environment.venv_python().parent
     assert demo[1:] == ["demo", "--seeds", "5"]
     assert demo_options["env"]["TF_CPP_MIN_LOG_LEVEL"] == os.environ["TF_CPP_MIN_LOG_LEVEL"]
     out = capsys.readouterr().out
-    assert [f"[{i}/3]" in out for i in (1, 2, 3)] == [True] * 3
+    assert [word in out for word in ("Making", "Installing", "keras-kd demo")] == [True] * 3
 
 
 def test_again_it_goes_straight_to_the_demo(machine):
@@ -86,7 +88,7 @@ def test_again_it_goes_straight_to_the_demo(machine):
 @pytest.mark.parametrize("name", ["setup.cfg", "pyproject.toml"])
 def test_it_installs_again_when_the_project_changed(machine, name):
     machine.run()
-    (machine.module.ROOT / name).write_text("[changed]")
+    (machine.environment.ROOT / name).write_text("[changed]")
     assert machine.run() == (0, ["install", "demo"])
     assert machine.run() == (0, ["demo"])
 
@@ -103,7 +105,7 @@ def test_an_interrupted_installation_is_begun_anew(machine, capsys):
 
 def test_an_update_that_is_interrupted_is_not_taken_for_done(machine):
     machine.run()
-    (machine.module.ROOT / "setup.cfg").write_text("[changed]")
+    (machine.environment.ROOT / "setup.cfg").write_text("[changed]")
     machine.interrupt = "install"
     assert machine.run() == (130, ["install"])
     machine.interrupt = None
@@ -141,7 +143,7 @@ def test_the_exit_code_is_the_demos(machine, code):
 
 @pytest.mark.parametrize("version", [(3, 10), (3, 14)])
 def test_a_python_that_the_project_does_not_take_is_named(machine, capsys, version):
-    machine.module.VENV.mkdir()
+    machine.environment.VENV.mkdir()
     machine.version = version
     assert machine.run() == (1, [])
     err = capsys.readouterr().err
@@ -151,10 +153,10 @@ def test_a_python_that_the_project_does_not_take_is_named(machine, capsys, versi
 
 def test_a_missing_interpreter_has_no_version(machine, monkeypatch, tmp_path):
     monkeypatch.undo()
-    assert machine.module.version_of(tmp_path / "no python") is None
-    assert machine.module.version_of(sys.executable) == sys.version_info[:2]
+    assert machine.environment._version_of(tmp_path / "no python") is None
+    assert machine.environment._version_of(sys.executable) == sys.version_info[:2]
 
 
 def test_call_gives_the_exit_code(monkeypatch, machine):
     monkeypatch.undo()
-    assert machine.module.call([sys.executable, "-c", "import sys; sys.exit(3)"]) == 3
+    assert machine.environment.call([sys.executable, "-c", "import sys; sys.exit(3)"]) == 3

@@ -92,6 +92,18 @@ def run_on(x, role, model):
         ) from err
 
 
+def first_examples(structure, count=8):
+    """Returns the first examples of a batch.
+
+    Args:
+        structure: Tensors of shape [batch, ...], or None; a sparse one stays as it is.
+        count: How many.
+    """
+    return keras.tree.map_structure(
+        lambda t: t if t is None or isinstance(t, tf.SparseTensor) else t[:count], structure
+    )
+
+
 def check_finite_teacher(outputs, features):
     """Refuses a teacher that answers with NaN or infinity.
 
@@ -203,7 +215,7 @@ def check_labels(labels, outputs, loss):
                 f"Expected labels in 0..{classes - 1}: output {index} of the student has {classes} "
                 f"classes. Received labels in {values.min()}..{values.max()} in the first batch."
             )
-        if _is_one_hot(loss) and tuple(label.shape) != tuple(output.shape):
+        if _is_one_hot(loss) and tuple(label.shape)[1:] != tuple(output.shape)[1:]:
             raise ValueError(
                 f"Expected labels of shape {tuple(output.shape)}, like the student's output "
                 f"{index}. Received: {tuple(label.shape)}. Hint: integer labels go with "
@@ -224,16 +236,21 @@ class Counters:
     A plain object: its variables are no state of the distiller, in no checkpoint and in no log.
 
     Args:
-        hint: What to do when something was counted.
+        phase: `"training"` or `"evaluation"`.
     """
 
+    _HINTS = {
+        "training": "the student's weights of this epoch are spoiled; go on from the last "
+        "checkpoint, which has not been touched.",
+        "evaluation": "nothing was trained on these; look at that data.",
+    }
     _MESSAGES = {
         "teacher": "finite numbers from the teacher. Received NaN or infinity for {} examples",
         "labels": "labels that name a class of the student. Received {} others",
     }
 
-    def __init__(self, hint):
-        self._hint = hint
+    def __init__(self, phase):
+        self._hint = self._HINTS[phase]
         self._sums = {name: keras.metrics.Sum(name=f"bad_{name}") for name in self._MESSAGES}
 
     def add(self, name, count):

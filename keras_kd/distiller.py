@@ -121,13 +121,7 @@ class Distiller(keras.Model):
         self._agreement = (
             keras.metrics.Mean(name="teacher_agreement") if teacher_agreement else None
         )
-        self._counters = {
-            "training": checks.Counters(
-                "the student's weights of this epoch are spoiled; go on from the last checkpoint, "
-                "which has not been touched."
-            ),
-            "evaluation": checks.Counters("nothing was trained on these; look at that data."),
-        }
+        self._counters = {phase: checks.Counters(phase) for phase in ("training", "evaluation")}
         self._expected_fingerprint = None
         self._first_batch_checked = False
         self._take_teacher(teacher)
@@ -415,7 +409,6 @@ class Distiller(keras.Model):
                 "Expected a task loss: 'loss' cannot be `None` with student_loss_weight="
                 f"{self.student_loss_weight}. Hint: student_loss_weight=0.0 for pure distillation."
             )
-        self._first_batch_checked = False
         # In a plain object: Keras would wrap a dict of losses to track what is in it.
         has_metrics = bool(metrics or kwargs.get("weighted_metrics"))
         self._compiled_with = types.SimpleNamespace(loss=loss, has_metrics=has_metrics)
@@ -445,7 +438,6 @@ class Distiller(keras.Model):
         given["callbacks"] = data.with_epoch_told(given["callbacks"], given["x"])
         # Keras warns that it cannot shuffle a dataset; this one is.
         given["shuffle"] = given["shuffle"] and not data.is_replayable(given["x"])
-        self._first_batch_checked = False
         return super().fit(*bound.args, **bound.kwargs)
 
     def make_train_function(self, force=False):
@@ -457,23 +449,31 @@ class Distiller(keras.Model):
                 "without."
             )
         if self.train_function is None or force:
+            self._first_batch_checked = False
             super().make_train_function(force)
             self.train_function = self._checking_first_batch(self.train_function)
 
     def _checking_first_batch(self, function):
-        """Returns `function`, but before its first step the batch is looked at eagerly."""
+        """Returns `function`, but before its first step the batch is looked at eagerly.
 
-        def check_and_run(iterator):
-            if self._first_batch_checked:
+        With one step an execution every batch is drawn here, so that the step is always run by the
+        same function: Keras would make a second one that draws the batch itself.
+        """
+
+        def draw_and_run(iterator):
+            if self._first_batch_checked and self.steps_per_execution > 1:
                 return function(iterator)
             batch = next(iterator, None)
             if batch is None:
+                if self._first_batch_checked:
+                    raise StopIteration
                 raise ValueError("Expected at least one batch. Received data without any.")
-            self._check_first_batch(batch)
-            self._first_batch_checked = True
+            if not self._first_batch_checked:
+                self._check_first_batch(batch)
+                self._first_batch_checked = True
             return function(itertools.chain([batch], iterator))
 
-        return check_and_run
+        return draw_and_run
 
     def _check_first_batch(self, batch):
         """Refuses a first batch that would spoil the run, before anything is compiled."""
@@ -485,19 +485,21 @@ class Distiller(keras.Model):
                 f"Expected a trained teacher. Received: '{self.teacher.name}', which has no "
                 "weights yet. Hint: build it and load its weights."
             )
+        checks.check_finite_teacher(*checks.run_on(x, "teacher", self._teacher))
+        # A few examples tell the rest, without the memory of a whole batch outside of the graph.
+        x, labels = checks.first_examples(x), checks.first_examples(y)
+        teacher = self._teacher(x)
         student = checks.run_on(
             x, "student", lambda x: self(x, training=False, return_features=True)
         )
-        teacher = checks.run_on(x, "teacher", self._teacher)
         checks.check_models(self.teacher, self.student)
-        checks.check_finite_teacher(*teacher)
         if y is not None and self._compiled_with.loss is not None:
             checks.check_labels(y, student[0], self._compiled_with.loss)
         if y is None and self._compiled_with.has_metrics:
             warnings.warn("There are no labels: metrics that need them are skipped.", stacklevel=2)
         for term in self._terms:
             term.loss.check_first_batch(term.teacher_side(*teacher), term.student_side(*student))
-            term.per_example(teacher, student, Context(step=self._step(), labels=y))
+            term.per_example(teacher, student, Context(step=self._step(), labels=labels))
 
     def _of_first_replica(self, value):
         # Keras hides a missing entry of a batch, None, in an empty Optional.
@@ -545,7 +547,7 @@ class Distiller(keras.Model):
             "distillation_losses": [serialize(term.loss) for term in self._terms],
             "distillation_loss_weights": [schedules.serialize(term.weight) for term in self._terms],
             "student_loss_weight": schedules.serialize(self.student_loss_weight),
-            **{name: _serialize_function(getattr(self, name)) for name in _FUNCTIONS},
+            **{n: getattr(self, n) and serialize(getattr(self, n)) for n in _FUNCTIONS},
             "evaluate_distillation": self.evaluate_distillation,
             "teacher_agreement": self._agreement is not None,
         }
@@ -592,7 +594,3 @@ def _replicas():
 def _is_zero(weight):
     """Returns whether a weight is the plain number 0, so that its term is left out, NaN and all."""
     return isinstance(weight, int | float) and weight == 0
-
-
-def _serialize_function(function):
-    return None if function is None else keras.saving.serialize_keras_object(function)

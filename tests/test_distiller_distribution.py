@@ -105,8 +105,8 @@ def test_two_devices_give_the_weights_and_logs_of_one(two_devices, options):
     two_logs, two, distiller = trained(two_devices, **options)
     assert distiller.distribute_strategy.num_replicas_in_sync == 2
     assert one_logs.keys() == two_logs.keys()
-    # Means over two halves instead of over the whole: some last bits (6e-8) a step, in four steps of
-    # a smooth net at rate 0.1. A factor of 2 wrong in one term is a relative error of 0.1 and more.
+    # Means over two halves instead of over the whole: some last bits (6e-8) a step, in four steps
+    # of a smooth net at rate 0.1. A factor of 2 wrong in one term is a relative error of over 0.1.
     assert_close(two, one, rtol=1e-4, atol=1e-5)
     for name, values in one_logs.items():
         np.testing.assert_allclose(two_logs[name], values, rtol=1e-4, err_msg=name)

@@ -11,11 +11,12 @@ import sys
 import warnings
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
 import keras_kd
-from tests.models import assert_equal, conv_net, images, snapshot, task_loss
+from tests.models import assert_equal, conv_net, images, mlp, snapshot, task_loss, vectors
 
 EPOCHS = 4
 KILLED_IN_EPOCH = 2  # The third, counted from 0 as Keras does, in the middle of it.
@@ -160,6 +161,32 @@ def test_two_calls_of_fit_are_one_of_as_many_epochs(uninterrupted):
     distiller = distiller_of(seed=1)
     run(distiller, "arrays", epochs=2)
     assert_goes_on_as(uninterrupted("arrays"), run(distiller, "arrays", initial_epoch=2), 2)
+
+
+def test_every_epoch_has_an_order_of_its_own_wherever_fit_begins():
+    """Else all epochs could see one order, which a resumed run would see too."""
+    seen = []
+
+    class Noting(keras.layers.Layer):
+        def call(self, inputs, training=None):
+            if training:
+                seen.append(np.array(inputs))
+            return inputs
+
+    distiller = keras_kd.Distiller(
+        mlp("teacher"), mlp("student", first=Noting()), keras_kd.LogitsDistillation()
+    )
+    distiller.compile("sgd", task_loss(), run_eagerly=True)
+    x, y = vectors(12)
+    distiller.fit(keras_kd.data.replayable(x, y, batch_size=12, seed=0), epochs=3, verbose=0)
+    first, second, third = seen
+    for one, other in ((first, second), (first, third), (second, third)):
+        assert not np.array_equal(one, other)
+        np.testing.assert_array_equal(np.sort(one, axis=0), np.sort(other, axis=0))
+    seen.clear()
+    data = keras_kd.data.replayable(x, y, batch_size=12, seed=0)
+    distiller.fit(data, initial_epoch=1, epochs=3, verbose=0)
+    np.testing.assert_array_equal(seen, [second, third])
 
 
 @pytest.mark.slow

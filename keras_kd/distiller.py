@@ -17,6 +17,7 @@ from keras_kd.metrics import agreement
 from keras_kd.summary import describe
 from keras_kd.teachers import ModelTeacher
 from keras_kd.terms import (
+    KERAS_LOGS,
     Projectors,
     as_list,
     as_weights,
@@ -91,8 +92,7 @@ class Distiller(keras.Model):
         **kwargs,
     ):
         checks.check_models(teacher, student)
-        # With the student's policy, `compile` scales the loss of a float16 student as it would
-        # alone.
+        # With the student's policy, `compile` scales a float16 student's loss as it would alone.
         kwargs.setdefault("dtype", student.dtype_policy)
         super().__init__(name=name, **kwargs)
         self.student = student
@@ -102,11 +102,10 @@ class Distiller(keras.Model):
         self.student_features = student_features
         self.evaluate_distillation = evaluate_distillation
         self.student_loss_weight = mixing_weight(student_loss_weight)
-        self.distillation_losses = as_list(distillation_losses)
-        self.distillation_loss_weights = as_weights(
-            distillation_loss_weights, len(self.distillation_losses)
-        )
-        self._terms = make_terms(self.distillation_losses, self.distillation_loss_weights)
+        losses = as_list(distillation_losses)
+        self.distillation_losses = losses
+        self.distillation_loss_weights = as_weights(distillation_loss_weights, len(losses))
+        self._terms = make_terms(losses, self.distillation_loss_weights)
         self.projectors = Projectors(name="projectors")
         self._student_reader = FeatureReader(
             student,
@@ -213,11 +212,10 @@ class Distiller(keras.Model):
 
     def call(self, inputs, training=None, return_features=False):
         """Returns the student's outputs, or with `return_features` `(outputs, {path: feature})`."""
-        if self.student_preprocessing is not None:
-            inputs_of_student = self.student_preprocessing(inputs)
-        else:
-            inputs_of_student = inputs
-        outputs, features = self._student_reader(inputs_of_student, training)
+        preprocess = self.student_preprocessing
+        outputs, features = self._student_reader(
+            preprocess(inputs) if preprocess else inputs, training
+        )
         if not self._connected and self._teacher is not None and self.teacher.built:
             self._connect(self._teacher(inputs), (outputs, features))
         return (outputs, features) if return_features else outputs
@@ -298,7 +296,8 @@ class Distiller(keras.Model):
             values = term.per_example(teacher, student, context)
             if example_weight is not None:
                 values = values * ops.cast(example_weight, values.dtype)
-            loss = ops.mean(values)
+            # A replica may have no example at all.
+            loss = ops.divide_no_nan(ops.sum(values), ops.cast(examples, values.dtype))
             tracker.update_state(loss, sample_weight=examples)
             total += schedules.value_at(term.weight, context.step) * loss
         self._distillation_tracker.update_state(total, sample_weight=examples)
@@ -353,7 +352,7 @@ class Distiller(keras.Model):
                 continue
             result = metric.result()
             named = result if isinstance(result, dict) else {metric.name: result}
-            twice = named.keys() & logs.keys()
+            twice = named.keys() & logs.keys() & self._own_names()
             if twice:
                 raise ValueError(
                     f"Expected names in the logs that differ. Received twice: {sorted(twice)}. "
@@ -363,6 +362,10 @@ class Distiller(keras.Model):
         # Keras's own name of the total, which its callbacks watch by default.
         logs["loss"] = logs["total_loss"]
         return logs
+
+    def _own_names(self):
+        """Returns the names of the logs that are neither Keras's nor the user's."""
+        return {*KERAS_LOGS, "teacher_agreement", *(term.name for term in self._terms)}
 
     def reset_metrics(self):
         """Resets all metrics, and the counters of bad examples."""
@@ -409,6 +412,7 @@ class Distiller(keras.Model):
                 "Expected a task loss: 'loss' cannot be `None` with student_loss_weight="
                 f"{self.student_loss_weight}. Hint: student_loss_weight=0.0 for pure distillation."
             )
+        self._first_batch_checked = False
         # In a plain object: Keras would wrap a dict of losses to track what is in it.
         has_metrics = bool(metrics or kwargs.get("weighted_metrics"))
         self._compiled_with = types.SimpleNamespace(loss=loss, has_metrics=has_metrics)
@@ -438,6 +442,7 @@ class Distiller(keras.Model):
         given["callbacks"] = data.with_epoch_told(given["callbacks"], given["x"])
         # Keras warns that it cannot shuffle a dataset; this one is.
         given["shuffle"] = given["shuffle"] and not data.is_replayable(given["x"])
+        self._first_batch_checked = False
         return super().fit(*bound.args, **bound.kwargs)
 
     def make_train_function(self, force=False):
@@ -449,7 +454,6 @@ class Distiller(keras.Model):
                 "without."
             )
         if self.train_function is None or force:
-            self._first_batch_checked = False
             super().make_train_function(force)
             self.train_function = self._checking_first_batch(self.train_function)
 

@@ -14,7 +14,7 @@ from keras_kd.losses import (
     as_distillation_loss,
 )
 
-_KERAS_LOGS = ("loss", "total_loss", "student_loss", "distillation_loss")
+KERAS_LOGS = ("loss", "total_loss", "student_loss", "distillation_loss")
 
 
 @dataclasses.dataclass
@@ -147,7 +147,7 @@ def _log_names(losses):
     """Returns a name for each loss; a repeated one gets a number."""
     names = []
     for loss in losses:
-        if loss.name in _KERAS_LOGS:
+        if loss.name in KERAS_LOGS:
             raise ValueError(
                 f"Expected a loss name that is free in the logs. Received: {loss.name!r}"
             )

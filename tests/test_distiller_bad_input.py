@@ -402,3 +402,40 @@ def test_an_ignored_class_is_no_bad_label():
     distiller = distilled(loss=task_loss(ignore_class=-1))
     logs = distiller.fit(x, y, batch_size=8, verbose=0).history
     assert np.isfinite(logs["loss"]).all()
+
+
+@pytest.mark.parametrize("loss", ["task", "one hot"])
+def test_good_labels_of_a_large_batch_are_fine(loss):
+    """However many examples the look at the first batch takes."""
+    x, y = vectors(100)
+    one_hot = keras.losses.CategoricalCrossentropy(from_logits=True)
+    distiller = distilled(loss=one_hot if loss == "one hot" else loss)
+    labels = np.eye(CLASSES)[y] if loss == "one hot" else y
+    logs = distiller.fit(x, labels, batch_size=100, verbose=0).history
+    assert np.isfinite(logs["loss"]).all()
+
+
+@pytest.mark.parametrize("index", [0, 99])
+def test_a_bad_label_anywhere_in_a_large_first_batch_is_refused(index):
+    x, y = vectors(100)
+    y[index] = CLASSES
+    words = r"labels in 0\.\.3.*Received labels in"
+    assert_refused(distilled(), words, x, y, batch_size=100, shuffle=False)
+
+
+@pytest.mark.parametrize("index", [0, 99])
+def test_a_nan_anywhere_in_a_large_first_batch_is_refused(index):
+    x, y = vectors(100)
+    x[index, 0] = 9.0
+    words = f"1 of 100 examples of the first batch.*index {index}"
+    distiller = distilled(spoiled(mlp("teacher")))
+    assert_refused(distiller, words, x, y, batch_size=100, shuffle=False)
+
+
+def test_every_fit_looks_at_its_first_batch():
+    """A second `fit` may have other data."""
+    x, y = vectors(8)
+    distiller = distilled(spoiled(mlp("teacher")))
+    distiller.fit(x, y, verbose=0)
+    x[3, 0] = 9.0
+    assert_refused(distiller, "1 of 8 examples of the first batch", x, y, shuffle=False)

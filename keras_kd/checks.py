@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_kd.features import mask_of
 from keras_kd.heads import symbolic_outputs
+from keras_kd.metrics import NamedSums
 
 
 def check_models(teacher, student):
@@ -101,6 +102,13 @@ def first_examples(structure, count=8):
     """
     return keras.tree.map_structure(
         lambda t: t if t is None or isinstance(t, tf.SparseTensor) else t[:count], structure
+    )
+
+
+def form_of(structure):
+    """Returns what batches of one kind have in common: structure, shapes without batch, dtypes."""
+    return keras.tree.map_structure(
+        lambda t: None if t is None else f"{t.shape[1:]} {t.dtype}", structure
     )
 
 
@@ -251,17 +259,19 @@ class Counters:
 
     def __init__(self, phase):
         self._hint = self._HINTS[phase]
-        self._sums = {name: keras.metrics.Sum(name=f"bad_{name}") for name in self._MESSAGES}
+        self._sums = NamedSums(self._MESSAGES, name="bad")
 
-    def add(self, name, count):
-        """Adds a scalar tensor, or None for nothing, to the counter `"teacher"` or `"labels"`."""
-        if count is not None:
-            self._sums[name].update_state(count)
+    def add(self, counts):
+        """Adds scalars to the counters.
+
+        Args:
+            counts: A dict with scalars for `"teacher"` or `"labels"` or both; None for nothing.
+        """
+        self._sums.update_state({name: n for name, n in counts.items() if n is not None})
 
     def reset(self):
         """Sets all counters to 0."""
-        for total in self._sums.values():
-            total.reset_state()
+        self._sums.reset_state()
 
     def raise_if_any(self):
         """Raises if something was counted since the last reset.
@@ -269,13 +279,12 @@ class Counters:
         Raises:
             ValueError: Saying what, and how often.
         """
-        for name, total in self._sums.items():
-            count = int(total.result())
-            if count:
+        for name, total in self._sums.result().items():
+            if int(total):
                 self.reset()
                 raise ValueError(
-                    f"Expected {self._MESSAGES[name].format(count)}, after a first batch without "
-                    f"any. Hint: {self._hint}"
+                    f"Expected {self._MESSAGES[name].format(int(total))}, after a first batch "
+                    f"without any. Hint: {self._hint}"
                 )
 
 

@@ -2,9 +2,7 @@
 
 import functools
 import inspect
-import itertools
 import types
-import warnings
 
 import keras
 import tensorflow as tf
@@ -12,8 +10,9 @@ from keras import ops
 
 from keras_kd import checks, data, heads, schedules
 from keras_kd.features import FeatureReader, mask_of
+from keras_kd.first_batch import FirstBatch
 from keras_kd.losses import Context
-from keras_kd.metrics import agreement
+from keras_kd.metrics import NamedMeans, agreement
 from keras_kd.summary import describe
 from keras_kd.teachers import ModelTeacher
 from keras_kd.terms import (
@@ -113,16 +112,15 @@ class Distiller(keras.Model):
             function=student_features,
             role="student",
         )
-        self._total_tracker = keras.metrics.Mean(name="total_loss")
-        self._task_tracker = keras.metrics.Mean(name="student_loss")
-        self._distillation_tracker = keras.metrics.Mean(name="distillation_loss")
-        self._term_trackers = [keras.metrics.Mean(name=term.name) for term in self._terms]
+        self._means = NamedMeans(
+            [_TOTAL, _TASK, _DISTILLATION, *(term.name for term in self._terms)], name="losses"
+        )
         self._agreement = (
             keras.metrics.Mean(name="teacher_agreement") if teacher_agreement else None
         )
         self._counters = {phase: checks.Counters(phase) for phase in ("training", "evaluation")}
         self._expected_fingerprint = None
-        self._first_batch_checked = False
+        self._first_batch = FirstBatch(self)
         self._take_teacher(teacher)
 
     # The teacher
@@ -158,6 +156,7 @@ class Distiller(keras.Model):
             if self.teacher_preprocessing is None and self.student_preprocessing is None:
                 checks.check_inputs(model, self.student)
         self._connect(*self._symbolic_sides())
+        self._first_batch.expect(other_models=True)
         # Functions that were traced without this teacher are of no use any more.
         self.train_function = self.test_function = None
 
@@ -226,11 +225,11 @@ class Distiller(keras.Model):
         teacher = self._teacher(x)
         with tf.GradientTape() as tape:
             student = self(x, training=True, return_features=True)
-            loss = self._total_loss(y, teacher, student, sample_weight)
+            loss, values = self._total_loss(y, teacher, student, sample_weight)
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, self.trainable_weights)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
-        return self._logs("training", x, y, loss, teacher, student, sample_weight)
+        return self._logs("training", x, y, values, teacher, student, sample_weight)
 
     def test_step(self, data):
         """Evaluates a batch; returns the logs."""
@@ -238,29 +237,33 @@ class Distiller(keras.Model):
         asked = self._teacher is not None and self.evaluate_distillation
         teacher = self._teacher(x) if asked else None
         student = self(x, training=False, return_features=True)
-        loss = self._total_loss(y, teacher, student, sample_weight)
-        return self._logs("evaluation", x, y, loss, teacher, student, sample_weight)
+        _, values = self._total_loss(y, teacher, student, sample_weight)
+        return self._logs("evaluation", x, y, values, teacher, student, sample_weight)
 
     def _total_loss(self, y, teacher, student, sample_weight):
-        """Returns the total loss as the class states it, weights and regularization included.
+        """Returns the total loss as the class states it, and what is logged of it.
 
-        Under `tf.distribute` it is this replica's share: everything is divided by the number of
-        replicas, as Keras divides the task loss.
+        Under `tf.distribute` the loss is this replica's share: everything is divided by the number
+        of replicas, as Keras divides the task loss.
+
+        Returns:
+            The total, a scalar; and a dict from the names in the logs to scalars, without weights.
         """
         alpha = schedules.value_at(self.student_loss_weight, self._step())
-        examples = ops.shape(keras.tree.flatten(student[0])[0])[0]
-        terms = []
+        terms, values = [], {}
         task = self._task_loss(y, student[0], sample_weight)
         if task is not None:
-            self._task_tracker.update_state(task * _replicas(), sample_weight=examples)
+            values[_TASK] = task * _replicas()
             if not _is_zero(alpha):
                 terms.append(alpha * task if teacher is not None else task)
         if teacher is not None:
-            distillation = self._distillation_loss(y, teacher, student, sample_weight, examples)
+            distillation = self._distillation_losses(y, teacher, student, sample_weight)
+            values |= distillation
             if not _is_zero(1.0 - alpha):
-                terms.append((1.0 - alpha) * distillation / _replicas())
+                terms.append((1.0 - alpha) * distillation[_DISTILLATION] / _replicas())
         terms += [ops.sum(ops.cast(loss, "float32")) / _replicas() for loss in self.losses]
-        return sum(terms) if terms else ops.zeros(())
+        total = sum(terms) if terms else ops.zeros(())
+        return total, {**values, _TOTAL: total * _replicas()}
 
     def _task_loss(self, y, y_pred, sample_weight):
         """Returns the loss that was given to `compile`; None without it, or without labels."""
@@ -276,8 +279,8 @@ class Distiller(keras.Model):
             return None
         return compiled_loss(y, y_pred, sample_weight)
 
-    def _distillation_loss(self, y, teacher, student, sample_weight, examples):
-        """Returns sum_i weight_i * L_i and logs each L_i."""
+    def _distillation_losses(self, y, teacher, student, sample_weight):
+        """Returns each L_i by its name, and sum_i weight_i * L_i as `distillation_loss`."""
         example_weight, position_weight = split_sample_weight(sample_weight)
         context = Context(
             step=self._step(),
@@ -285,8 +288,8 @@ class Distiller(keras.Model):
             position_weight=position_weight,
             weighted=sample_weight is not None,
         )
-        total = 0.0
-        for term, tracker in zip(self._terms, self._term_trackers, strict=True):
+        total, losses = 0.0, {}
+        for term in self._terms:
             if term.loss.batch_level and sample_weight is not None:
                 raise ValueError(
                     f"Expected no sample weights with '{term.name}', which is one number for the "
@@ -297,32 +300,30 @@ class Distiller(keras.Model):
             if example_weight is not None:
                 values = values * ops.cast(example_weight, values.dtype)
             # A replica may have no example at all.
-            loss = ops.divide_no_nan(ops.sum(values), ops.cast(examples, values.dtype))
-            tracker.update_state(loss, sample_weight=examples)
+            examples = ops.cast(ops.shape(values)[0], values.dtype)
+            losses[term.name] = loss = ops.divide_no_nan(ops.sum(values), examples)
             total += schedules.value_at(term.weight, context.step) * loss
-        self._distillation_tracker.update_state(total, sample_weight=examples)
-        return total
+        return {**losses, _DISTILLATION: total}
 
-    def _logs(self, phase, x, y, loss, teacher, student, sample_weight):
+    def _logs(self, phase, x, y, values, teacher, student, sample_weight):
         """Updates what is counted and measured on a batch; returns the logs of what there was."""
-        outputs, counters = student[0], self._counters[phase]
-        examples = ops.shape(keras.tree.flatten(outputs)[0])[0]
-        self._total_tracker.update_state(loss * _replicas(), sample_weight=examples)
-        absent = set()
-        if teacher is None:
-            trackers = (self._distillation_tracker, *self._term_trackers, self._agreement)
-            absent |= {tracker.name for tracker in trackers if tracker is not None}
-        else:
-            counters.add("teacher", checks.count_not_finite(teacher[0]))
-            if self._agreement is not None:
+        outputs = student[0]
+        self._means.update_state(values, ops.shape(keras.tree.flatten(outputs)[0])[0])
+        absent = set(self._means.names) - values.keys()
+        counts = {}
+        if teacher is not None:
+            counts["teacher"] = checks.count_not_finite(teacher[0])
+        if self._agreement is not None:
+            if teacher is None:
+                absent.add(self._agreement.name)
+            else:
                 self._update_agreement(teacher[0], outputs)
-        if y is None or self._compiled_with.loss is None:
-            absent.add(self._task_tracker.name)
         if y is None:
             logs = self.get_metrics_result()
         else:
-            counters.add("labels", checks.count_bad_labels(y, outputs, self._compiled_with.loss))
+            counts["labels"] = checks.count_bad_labels(y, outputs, self._compiled_with.loss)
             logs = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+        self._counters[phase].add(counts)
         return {name: value for name, value in logs.items() if name not in absent}
 
     def _update_agreement(self, teacher_outputs, student_outputs):
@@ -360,7 +361,7 @@ class Distiller(keras.Model):
                 )
             logs.update(named)
         # Keras's own name of the total, which its callbacks watch by default.
-        logs["loss"] = logs["total_loss"]
+        logs["loss"] = logs[_TOTAL]
         return logs
 
     def _own_names(self):
@@ -391,7 +392,7 @@ class Distiller(keras.Model):
         else:
             student = (y_pred, {})
         teacher = None if self._teacher is None else self._teacher(x)
-        return self._total_loss(y, teacher, student, sample_weight)
+        return self._total_loss(y, teacher, student, sample_weight)[0]
 
     # Training
 
@@ -412,7 +413,7 @@ class Distiller(keras.Model):
                 "Expected a task loss: 'loss' cannot be `None` with student_loss_weight="
                 f"{self.student_loss_weight}. Hint: student_loss_weight=0.0 for pure distillation."
             )
-        self._first_batch_checked = False
+        self._first_batch.expect(other_models=True)
         # In a plain object: Keras would wrap a dict of losses to track what is in it.
         has_metrics = bool(metrics or kwargs.get("weighted_metrics"))
         self._compiled_with = types.SimpleNamespace(loss=loss, has_metrics=has_metrics)
@@ -442,7 +443,7 @@ class Distiller(keras.Model):
         given["callbacks"] = data.with_epoch_told(given["callbacks"], given["x"])
         # Keras warns that it cannot shuffle a dataset; this one is.
         given["shuffle"] = given["shuffle"] and not data.is_replayable(given["x"])
-        self._first_batch_checked = False
+        self._first_batch.expect()
         return super().fit(*bound.args, **bound.kwargs)
 
     def make_train_function(self, force=False):
@@ -455,61 +456,7 @@ class Distiller(keras.Model):
             )
         if self.train_function is None or force:
             super().make_train_function(force)
-            self.train_function = self._checking_first_batch(self.train_function)
-
-    def _checking_first_batch(self, function):
-        """Returns `function`, but before its first step the batch is looked at eagerly.
-
-        With one step an execution every batch is drawn here, so that the step is always run by the
-        same function: Keras would make a second one that draws the batch itself.
-        """
-
-        def draw_and_run(iterator):
-            if self._first_batch_checked and self.steps_per_execution > 1:
-                return function(iterator)
-            batch = next(iterator, None)
-            if batch is None:
-                if self._first_batch_checked:
-                    raise StopIteration
-                raise ValueError("Expected at least one batch. Received data without any.")
-            if not self._first_batch_checked:
-                self._check_first_batch(batch)
-                self._first_batch_checked = True
-            return function(itertools.chain([batch], iterator))
-
-        return draw_and_run
-
-    def _check_first_batch(self, batch):
-        """Refuses a first batch that would spoil the run, before anything is compiled."""
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(
-            keras.tree.map_structure(self._of_first_replica, batch)
-        )
-        if not self.teacher.built:
-            raise ValueError(
-                f"Expected a trained teacher. Received: '{self.teacher.name}', which has no "
-                "weights yet. Hint: build it and load its weights."
-            )
-        checks.check_finite_teacher(*checks.run_on(x, "teacher", self._teacher))
-        # A few examples tell the rest, without the memory of a whole batch outside of the graph.
-        x, labels = checks.first_examples(x), checks.first_examples(y)
-        teacher = self._teacher(x)
-        student = checks.run_on(
-            x, "student", lambda x: self(x, training=False, return_features=True)
-        )
-        checks.check_models(self.teacher, self.student)
-        if y is not None and self._compiled_with.loss is not None:
-            checks.check_labels(y, student[0], self._compiled_with.loss)
-        if y is None and self._compiled_with.has_metrics:
-            warnings.warn("There are no labels: metrics that need them are skipped.", stacklevel=2)
-        for term in self._terms:
-            term.loss.check_first_batch(term.teacher_side(*teacher), term.student_side(*student))
-            term.per_example(teacher, student, Context(step=self._step(), labels=labels))
-
-    def _of_first_replica(self, value):
-        # Keras hides a missing entry of a batch, None, in an empty Optional.
-        if isinstance(value, tf.experimental.Optional):
-            return None
-        return self.distribute_strategy.experimental_local_results(value)[0]
+            self.train_function = self._first_batch.before(self.train_function)
 
     # Saving
 
@@ -583,6 +530,7 @@ class Distiller(keras.Model):
         (print_fn or print)(describe(self))
 
 
+_TOTAL, _TASK, _DISTILLATION = "total_loss", "student_loss", "distillation_loss"
 _FUNCTIONS = (
     "teacher_preprocessing",
     "student_preprocessing",

@@ -90,3 +90,61 @@ class TeacherAgreement(keras.metrics.Mean):
         """
         agree = same_class(teacher_outputs, student_outputs)
         return super().update_state(agree, sample_weight=sample_weight)
+
+
+class NamedSums(keras.metrics.Metric):
+    """Sums of several named numbers, kept as one vector: one update of one variable a step.
+
+    Args:
+        names: The names.
+        name: Name of the metric.
+    """
+
+    def __init__(self, names, name):
+        super().__init__(name=name)
+        self.names = tuple(names)
+        self.sums = self.add_variable((len(self.names),), "zeros", dtype="float32", name="sums")
+
+    def update_state(self, values):
+        """Adds to the sums.
+
+        Args:
+            values: A dict from names to scalars; what is absent counts as 0.
+        """
+        self.sums.assign_add(self._vector(values))
+
+    def result(self):
+        """Returns a dict from every name to its sum."""
+        return dict(zip(self.names, ops.unstack(self.sums, len(self.names)), strict=True))
+
+    def _vector(self, values):
+        return ops.stack([ops.cast(values.get(name, 0.0), "float32") for name in self.names])
+
+
+class NamedMeans(NamedSums):
+    """Means of several named numbers over the examples of an epoch.
+
+    Args:
+        names: The names.
+        name: Name of the metric.
+    """
+
+    def __init__(self, names, name):
+        super().__init__(names, name)
+        self.examples = self.add_variable((), "zeros", dtype="float32", name="examples")
+
+    def update_state(self, values, examples):
+        """Counts a batch.
+
+        Args:
+            values: A dict from names to the batch's means; what is absent counts as 0.
+            examples: How many examples the batch has, a scalar.
+        """
+        examples = ops.cast(examples, "float32")
+        self.sums.assign_add(self._vector(values) * examples)
+        self.examples.assign_add(examples)
+
+    def result(self):
+        """Returns a dict from every name to its mean, 0 before the first batch."""
+        means = ops.divide_no_nan(self.sums, self.examples)
+        return dict(zip(self.names, ops.unstack(means, len(self.names)), strict=True))

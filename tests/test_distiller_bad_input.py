@@ -439,3 +439,18 @@ def test_every_fit_looks_at_its_first_batch():
     distiller.fit(x, y, verbose=0)
     x[3, 0] = 9.0
     assert_refused(distiller, "1 of 8 examples of the first batch", x, y, shuffle=False)
+
+
+def test_a_later_fit_asks_labels_of_the_same_form_for_their_values():
+    x, y = vectors(8)
+    distiller = distilled()
+    distiller.fit(x, y, verbose=0)
+    y[3] = CLASSES
+    assert_refused(distiller, rf"labels in 0\.\.{CLASSES - 1}", x, y, shuffle=False)
+
+
+def test_a_later_fit_on_data_of_another_form_is_looked_at_in_full():
+    x, y = vectors(8)
+    distiller = distilled()
+    distiller.fit(x, y, verbose=0)
+    assert_refused(distiller, "takes the data, x of shape", x[:, :-1], y, shuffle=False)

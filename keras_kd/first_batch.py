@@ -1,0 +1,101 @@
+"""The look at the first batch of every `fit`, eagerly, before the step is compiled."""
+
+import itertools
+import warnings
+
+import keras
+import tensorflow as tf
+
+from keras_kd import checks
+from keras_kd.losses import Context
+
+
+class FirstBatch:
+    """Refuses a first batch that would spoil the run.
+
+    A plain object: nothing of it is tracked or saved.
+
+    Args:
+        distiller: The distiller that is going to be trained.
+    """
+
+    def __init__(self, distiller):
+        self._distiller = distiller
+        self._looked = False
+        self._form = self._outputs = None
+
+    def expect(self, *, other_models=False):
+        """Says that the next batch is a first one.
+
+        Args:
+            other_models: Whether nothing that an earlier batch told holds any more.
+        """
+        self._looked = False
+        if other_models:
+            self._form = None
+
+    def before(self, function):
+        """Returns the train function `function`, which then looks at the first batch it draws.
+
+        With one step an execution every batch is drawn here, so that the step is always run by the
+        same function: Keras would make a second one that draws the batch itself.
+        """
+
+        def draw_and_run(iterator):
+            if self._looked and self._distiller.steps_per_execution > 1:
+                return function(iterator)
+            batch = next(iterator, None)
+            if batch is None:
+                if self._looked:
+                    raise StopIteration
+                raise ValueError("Expected at least one batch. Received data without any.")
+            if not self._looked:
+                self._check(batch)
+                self._looked = True
+            return function(itertools.chain([batch], iterator))
+
+        return draw_and_run
+
+    def _check(self, batch):
+        """Checks a batch; of one whose form is known only what its values can spoil."""
+        distiller = self._distiller
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(
+            keras.tree.map_structure(self._of_first_replica, batch)
+        )
+        if not distiller.teacher.built:
+            raise ValueError(
+                f"Expected a trained teacher. Received: '{distiller.teacher.name}', which has no "
+                "weights yet. Hint: build it and load its weights."
+            )
+        checks.check_finite_teacher(*checks.run_on(x, "teacher", distiller._teacher))
+        form = checks.form_of((x, y))
+        if form != self._form:
+            self._outputs = self._check_models(x, y)
+            self._form = form
+        if y is not None and distiller._compiled_with.loss is not None:
+            checks.check_labels(y, self._outputs, distiller._compiled_with.loss)
+
+    def _check_models(self, x, y):
+        """Runs all that a step runs; returns the form of the student's outputs."""
+        distiller = self._distiller
+        # A few examples tell it, without the memory of a whole batch outside of the graph.
+        x, labels = checks.first_examples(x), checks.first_examples(y)
+        teacher = distiller._teacher(x)
+        student = checks.run_on(
+            x, "student", lambda x: distiller(x, training=False, return_features=True)
+        )
+        checks.check_models(distiller.teacher, distiller.student)
+        if y is None and distiller._compiled_with.has_metrics:
+            warnings.warn("There are no labels: metrics that need them are skipped.", stacklevel=2)
+        if y is not None and distiller._compiled_with.loss is not None:
+            checks.check_labels(labels, student[0], distiller._compiled_with.loss)
+        for term in distiller._terms:
+            term.loss.check_first_batch(term.teacher_side(*teacher), term.student_side(*student))
+            term.per_example(teacher, student, Context(step=distiller._step(), labels=labels))
+        return keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype), student[0])
+
+    def _of_first_replica(self, value):
+        # Keras hides a missing entry of a batch, None, in an empty Optional.
+        if isinstance(value, tf.experimental.Optional):
+            return None
+        return self._distiller.distribute_strategy.experimental_local_results(value)[0]

@@ -23,7 +23,6 @@ import platform
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -34,18 +33,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import keras
 import numpy as np
 import tensorflow as tf
+from timing import (
+    CONTROL,
+    CONTROL_TOLERANCE,
+    HAND_WRITTEN,
+    KERAS,
+    MEMORY_LIMIT,
+    OURS,
+    PLAIN,
+    Comparison,
+    Run,
+    Target,
+    time_rounds,
+)
 
-HAND_WRITTEN = "hand-written"
-CONTROL = "control"
-OURS = "keras_kd"
-KERAS = "keras.distillation"
-PLAIN = "student.fit"
-
-# What the project promises (the control's own error is allowed on top of the first).
-STEP_LIMIT = 1.03
-KERAS_FEATURES_LIMIT = 0.65
-MEMORY_LIMIT = 1.05
-CONTROL_TOLERANCE = 0.05
 # Relative difference of the mean loss over a first run. Sums run in other orders and Keras clips
 # its KL at 1e-7: up to 3e-6 was seen over 20 steps. A wrong factor or term is worth a percent.
 SAME_LOSS = 1e-3
@@ -54,98 +55,6 @@ TEMPERATURE = 3.0
 STUDENT_LOSS_WEIGHT = 0.5
 FEATURE_WEIGHT = 0.1
 CLASSES = 10
-# A run is one pass over the data; it returns the mean total loss, so that "the same mathematics" is
-# checked and not only claimed.
-Run = Callable[[], float]
-
-
-# Statistics
-
-
-def lower_quartile(seconds: Sequence[float]) -> float:
-    """The 25th percentile, linear between samples."""
-    return float(np.percentile(seconds, 25))
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """One promise: `value` has to be at most `limit`."""
-
-    name: str
-    value: float
-    limit: float
-
-    @property
-    def reached(self) -> bool:
-        """Whether the promise is kept; never by a NaN."""
-        return self.value <= self.limit
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Seconds a run of every side in every round, and what follows from them.
-
-    Attributes:
-        seconds: For each side, one number a round.
-        steps: Training steps in a run.
-    """
-
-    seconds: Mapping[str, Sequence[float]]
-    steps: int
-
-    def ratio(self, side: str, to: str = HAND_WRITTEN) -> float:
-        """Lower quartile of `side` over that of `to`."""
-        return lower_quartile(self.seconds[side]) / lower_quartile(self.seconds[to])
-
-    @property
-    def control_error(self) -> float:
-        """How far the second copy of the hand-written loop is from the first: |ratio - 1|."""
-        return abs(self.ratio(CONTROL) - 1.0)
-
-    @property
-    def void(self) -> bool:
-        """Whether the control is so far off that the other ratios mean nothing."""
-        return self.control_error > CONTROL_TOLERANCE
-
-    def targets(self, features: bool) -> list[Target]:
-        """The promises that these numbers can be held against."""
-        found = []
-        if OURS in self.seconds:
-            limit = STEP_LIMIT + self.control_error
-            found.append(Target(f"{OURS} / {HAND_WRITTEN}", self.ratio(OURS), limit))
-            if features and KERAS in self.seconds:
-                ratio = self.ratio(OURS, to=KERAS)
-                found.append(Target(f"{OURS} / {KERAS}", ratio, KERAS_FEATURES_LIMIT))
-        return found
-
-    def rows(self) -> list[tuple[str, float, float, float, float]]:
-        """For each side: lower quartile, median, upper quartile in ms a step; ratio."""
-        rows = []
-        for side, seconds in self.seconds.items():
-            quartiles = np.percentile(seconds, [25, 50, 75]) * 1000 / self.steps
-            rows.append((side, *(float(q) for q in quartiles), self.ratio(side)))
-        return rows
-
-
-def time_rounds(
-    sides: Mapping[str, Run], *, rounds: int, seed: int, progress: bool = True
-) -> dict[str, list[float]]:
-    """Seconds of every side in every round; the order is drawn anew each round."""
-    generator = np.random.default_rng(seed)
-    names = list(sides)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for index in range(rounds):
-        for name in generator.permutation(names):
-            start = time.perf_counter()
-            sides[name]()
-            seconds[name].append(time.perf_counter() - start)
-        if progress:
-            print(f"\r  round {index + 1}/{rounds}", end="", file=sys.stderr, flush=True)
-    if progress:
-        print(file=sys.stderr)
-    return seconds
-
-
 # What is timed
 
 
@@ -559,7 +468,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("step", help="time and memory of a training step")
     command.set_defaults(run=step)
     command.add_argument("--rounds", type=positive, default=15, help="15 or more to be quoted")
-    command.add_argument("--steps", type=positive, default=40, help="training steps in a run")
+    command.add_argument("--steps", type=positive, default=100, help="training steps in a run")
     command.add_argument("--batch-size", type=positive, default=64)
     command.add_argument("--image-size", type=positive, default=32, help="pixels a side")
     command.add_argument("--width", type=positive, default=16, help="channels of the first block")
@@ -571,7 +480,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--jit-compile", action="store_true", help="XLA, on all sides alike")
     known = ["logits", "features", "projected"]
-    command.add_argument("--configurations", nargs="+", choices=known, default=known)
+    command.add_argument("--configurations", nargs="+", choices=known, default=known[:2])
     command.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
     command.add_argument("--memory-runs", type=int, default=3, help="processes a side; 0: none")
     command.add_argument("--json", type=Path, help="write all numbers there")

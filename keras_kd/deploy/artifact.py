@@ -141,7 +141,11 @@ def check_writable(path: str | os.PathLike) -> None:
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Writes beside and renames, so that a crash leaves an older file whole."""
+    """Writes beside and renames, so that a crash leaves an older file whole.
+
+    Raises:
+        OSError: It cannot be written, for want of space for one; an older file is left whole.
+    """
     path = Path(path)
     beside = _beside(path)
     try:
@@ -150,6 +154,10 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+    except OSError as err:
+        raise OSError(
+            f"Expected room for {len(content):,} bytes at '{path}'. Received: {err.strerror}."
+        ) from err
     finally:
         beside.unlink(missing_ok=True)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from keras_kd import deploy
+from keras_kd.deploy.artifact import write_atomically
 
 INTEGER = ["int8", "int16x8"]
 SCHEMES = ["float32", "float16", "dynamic_range", *INTEGER]
@@ -221,3 +222,19 @@ def test_a_path_that_cannot_be_written_is_known_first(student, tmp_path, place, 
     with pytest.raises(OSError, match=r"Expected .* Received: .* Hint:"):
         deploy.convert(student, tmp_path / place, quantization="float32")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_disk_that_is_full_leaves_the_older_file_whole(tmp_path):
+    resource = pytest.importorskip("resource", reason="limits of a process are POSIX's")
+    path = tmp_path / "student.tflite"
+    write_atomically(path, b"older")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The system refuses to write on, as it does where no space is left.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match=r"room for 2,000 bytes at '.*student\.tflite'"):
+            write_atomically(path, bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"older"
+    assert [p.name for p in tmp_path.iterdir()] == ["student.tflite"]

@@ -9,10 +9,35 @@ import difflib
 import inspect
 
 import keras
+from keras import ops
 
+from keras_kd import attention
 from keras_kd.heads import is_functional
 
 SEPARATOR = "/"
+# In front of what is read inside of an attention layer: "block1/attention:scores".
+READING = ":"
+
+
+def as_paths(path):
+    """Returns the layer paths that a loss names: none for None, one, or several, as a list."""
+    if path is None:
+        return []
+    return [path] if isinstance(path, str) else list(path)
+
+
+def pick(path, outputs, features):
+    """Returns what a loss reads of a model.
+
+    Args:
+        path: None for the outputs, a layer path for its feature, or a list of paths for the list
+            of their features.
+        outputs: The model's outputs.
+        features: Its features by path.
+    """
+    if path is None:
+        return outputs
+    return features[path] if isinstance(path, str) else [features[p] for p in path]
 
 
 class FeatureReader:
@@ -20,7 +45,10 @@ class FeatureReader:
 
     Args:
         model: A Keras model.
-        paths: Layer names; `"backbone/block3"` names a layer inside the nested model `backbone`.
+        paths: Layer names; `"backbone/block3"` names a layer inside the nested model `backbone`,
+            and `"block3/attention:scores"` what a `keras.layers.MultiHeadAttention` computes:
+            `:scores` (before the softmax), `:query`, `:key` or `:value` (see
+            `keras_kd.attention`).
         function: For subclassed models: a callable `(model, x, training) -> (outputs, features)`
             where `features` is a dict from each of `paths` to a tensor.
         role: `"teacher"` or `"student"`, for errors.
@@ -42,6 +70,10 @@ class FeatureReader:
     def __call__(self, x, training):
         """Returns `(outputs, {path: feature})` of one forward pass.
 
+        A feature has the mask that the layers of the graph hand on, for the positions of all its
+        axes but the last: also where Keras loses it on the way, as behind a residual connection
+        around attention (`MultiHeadAttention` takes it off the tensors that it is called with).
+
         Args:
             x: What the model takes.
             training: Whether layers behave as in training.
@@ -58,7 +90,10 @@ class FeatureReader:
             if not self.model.built:
                 call(self.model, x, training=False)
             self._extractor = self._build_extractor()
-        return self._extractor(x, training=training)
+        outputs, features, masks = self._extractor(x, training=training)
+        return outputs, {
+            path: _with_mask(feature, masks.get(path)) for path, feature in features.items()
+        }
 
     @property
     def features(self):
@@ -74,8 +109,8 @@ class FeatureReader:
                 "with its own call(). Hint: give its features by a callable, "
                 f"{self._role}_features=lambda model, x, training: (outputs, {{name: feature}})."
             )
-        inputs, outputs, features = _trace(model, self.paths, self._role, prefix="")
-        extractor = keras.Model(inputs, [outputs, features], name=f"{model.name}_features")
+        inputs, *found = _trace(model, self.paths, self._role, prefix="")
+        extractor = keras.Model(inputs, found, name=f"{model.name}_features")
         # Tracked, so that a call of the extractor clears the `add_loss` terms of the last one.
         extractor.model = model
         return extractor
@@ -110,6 +145,16 @@ def mask_of(tensor):
     return getattr(tensor, "_keras_mask", None)
 
 
+def _with_mask(tensor, mask):
+    """Returns a tensor with a mask; one that it has stays."""
+    if mask is None or mask_of(tensor) is not None:
+        return tensor
+    # A copy: the tensor itself may be an output, whose mask is between Keras and the task loss.
+    tensor = ops.copy(tensor)
+    tensor._keras_mask = mask
+    return tensor
+
+
 class _Borrowed(keras.Operation):
     """Calls somebody else's layer or operation, so that no node of our graph is left on it.
 
@@ -119,76 +164,141 @@ class _Borrowed(keras.Operation):
 
     def __init__(self, lender):
         super().__init__(name=lender.name)
-        self._lender = lender
+        self.lender = lender
         # A functional model passes `training` on to the operations that name it here, in place of
         # what was said when the graph was made. The name is private to Keras;
         # tests/test_features.py fails when it moves.
         self._call_context_args = getattr(lender, "_call_context_args", frozenset())
 
     def call(self, *args, **kwargs):
-        return self._lender(*args, **kwargs)
+        return self.lender(*args, **kwargs)
 
     def compute_output_spec(self, *args, **kwargs):
-        return self._lender.compute_output_spec(*args, **kwargs)
+        return self.lender.compute_output_spec(*args, **kwargs)
+
+
+class _BorrowedAttention(_Borrowed):
+    """Calls somebody else's attention layer and reads it: `(outputs, {reading: feature})`.
+
+    It reads before it calls: the layer takes the masks off the tensors that it is called with.
+    """
+
+    def __init__(self, lender, readings):
+        super().__init__(lender)
+        self._readings = readings
+
+    def call(self, *args, **kwargs):
+        given = attention.arguments(args, kwargs, mask_of)
+        features = {
+            reading: _with_mask(
+                attention.read(self.lender, reading, given),
+                attention.mask_for(self.lender, reading, given),
+            )
+            for reading in self._readings
+        }
+        return super().call(*args, **kwargs), features
+
+    def compute_output_spec(self, *args, **kwargs):
+        given = attention.arguments(args, kwargs, mask_of)
+        features = {
+            reading: attention.spec(self.lender, reading, given) for reading in self._readings
+        }
+        return super().compute_output_spec(*args, **kwargs), features
 
 
 def _trace(model, paths, role, prefix):
     """Rebuilds a model's graph from borrowed layers and notes the outputs of the named ones.
 
-    Returns: (inputs, outputs, {full path: symbolic feature}).
+    Returns: (inputs, outputs, {full path: symbolic feature}, {full path: its symbolic mask}).
     """
-    inner = _group_by_nested_model(model, paths, role, prefix)
-    wanted = {path for path in paths if SEPARATOR not in path}
-    found: dict = {}
-    proxies: dict = {}
-
-    def proxy(operation):
-        if id(operation) not in proxies:
-            if operation.name in inner:
-                nested_inputs, outputs, features = _trace(
-                    operation, inner[operation.name], role, f"{prefix}{operation.name}{SEPARATOR}"
-                )
-                proxies[id(operation)] = keras.Model(
-                    nested_inputs, [outputs, features], name=operation.name
-                )
-            else:
-                proxies[id(operation)] = _Borrowed(operation)
-        return proxies[id(operation)]
-
-    def note(name, feature):
-        if name in found:
-            raise ValueError(
-                f"Expected '{name}' of {role} '{model.name}' to be called once. It is called "
-                "several times. Hint: name a layer after it."
-            )
-        if len(keras.tree.flatten(feature)) != 1:
-            raise ValueError(
-                f"Expected '{name}' of {role} '{model.name}' to have one output. It has several. "
-                "Hint: name a layer after it."
-            )
-        found[name] = feature
-
-    def run(layer, *args, **kwargs):
-        outputs = layer(*args, **kwargs)
-        if not isinstance(layer, _Borrowed):
-            outputs, features = outputs
-            for path, feature in features.items():
-                note(f"{layer.name}{SEPARATOR}{path}", feature)
-        if layer.name in wanted:
-            note(layer.name, outputs)
-        return outputs
-
+    trace = _Trace(model, paths, role, prefix)
     if isinstance(model, keras.Sequential):
         reference = model.inputs[0]
         inputs = outputs = _like(reference)
         for layer in model.layers:
-            outputs = run(proxy(layer), outputs)
+            outputs = trace.run(trace.proxy(layer), outputs)
     else:
         inputs = keras.tree.map_structure(_like, model.input)
         outputs = keras.models.clone_model(
-            model, input_tensors=inputs, clone_function=proxy, call_function=run
+            model, input_tensors=inputs, clone_function=trace.proxy, call_function=trace.run
         ).output
-    return inputs, outputs, found
+    return inputs, outputs, trace.features, trace.masks
+
+
+class _Trace:
+    """The walk through one model's graph; see `_trace`."""
+
+    def __init__(self, model, paths, role, prefix):
+        self.features: dict = {}
+        self.masks: dict = {}
+        self._model = model
+        self._role = role
+        self._prefix = prefix
+        self._wanted, self._nested, self._readings = _sorted_by_kind(model, paths, role, prefix)
+        self._proxies: dict = {}
+        # The masks of symbolic tensors, by the tensor's id.
+        self._mask_of: dict = {}
+
+    def proxy(self, operation):
+        """Returns what stands for an operation of the model in our graph, one for each."""
+        if id(operation) not in self._proxies:
+            self._proxies[id(operation)] = self._make_proxy(operation)
+        return self._proxies[id(operation)]
+
+    def _make_proxy(self, operation):
+        name = operation.name
+        if name in self._nested:
+            prefix = f"{self._prefix}{name}{SEPARATOR}"
+            inputs, *found = _trace(operation, self._nested[name], self._role, prefix)
+            return keras.Model(inputs, found, name=name)
+        if name in self._readings:
+            return _BorrowedAttention(operation, self._readings[name])
+        return _Borrowed(operation)
+
+    def run(self, layer, *args, **kwargs):
+        """Calls a proxy on symbolic tensors and notes what is asked for of its layer."""
+        outputs, name = layer(*args, **kwargs), layer.name
+        if isinstance(layer, _BorrowedAttention):
+            outputs, features = outputs
+            given = attention.arguments(args, kwargs, lambda tensor: self._mask_of.get(id(tensor)))
+            for reading, feature in features.items():
+                mask = attention.mask_for(layer.lender, reading, given)
+                self._note(f"{name}{READING}{reading}", feature, mask)
+        if isinstance(layer, _Borrowed):
+            self._hand_masks_on(layer.lender, args, kwargs, outputs)
+        else:
+            outputs, features, masks = outputs
+            for path, feature in features.items():
+                self._note(f"{name}{SEPARATOR}{path}", feature, masks.get(path))
+        if name in self._wanted:
+            self._note(name, outputs, self._mask_of.get(id(outputs)))
+        return outputs
+
+    def _note(self, name, feature, mask):
+        if name in self.features:
+            raise ValueError(
+                f"Expected '{name}' of {self._role} '{self._model.name}' to be called once. It is "
+                "called several times. Hint: name a layer after it."
+            )
+        if len(keras.tree.flatten(feature)) != 1:
+            raise ValueError(
+                f"Expected '{name}' of {self._role} '{self._model.name}' to have one output. It "
+                "has several. Hint: name a layer after it."
+            )
+        self.features[name] = feature
+        if mask is not None:
+            self.masks[name] = mask
+
+    def _hand_masks_on(self, lender, args, kwargs, outputs):
+        """Asks a layer for the masks of its outputs, as Keras does when a model is made."""
+        if not isinstance(lender, keras.Layer) or not lender.supports_masking:
+            return
+        inputs = args[0] if args else next(iter(kwargs.values()))
+        previous = keras.tree.map_structure(lambda tensor: self._mask_of.get(id(tensor)), inputs)
+        masks = lender.compute_mask(inputs, previous)
+        if masks is not None:
+            flat = zip(keras.tree.flatten(outputs), keras.tree.flatten(masks), strict=False)
+            self._mask_of.update((id(tensor), mask) for tensor, mask in flat)
 
 
 def _like(tensor):
@@ -204,24 +314,35 @@ def _choice(name, names):
     return f"{guess}Its {len(names)} layers: {', '.join(names[:8])} ... {', '.join(names[-4:])}."
 
 
-def _group_by_nested_model(model, paths, role, prefix):
-    """Checks that each path names a layer; returns {nested model's name: paths inside it}."""
+def _sorted_by_kind(model, paths, role, prefix):
+    """Checks that each path names a layer.
+
+    Returns: (names of layers whose outputs are read, {nested model's name: paths inside it},
+        {attention layer's name: what is read inside it}).
+    """
     layers = {layer.name: layer for layer in model.layers}
-    groups: dict = {}
+    wanted, nested, readings = set(), {}, {}
     for path in paths:
-        name, _, rest = path.partition(SEPARATOR)
+        name, separator, rest = path.partition(SEPARATOR)
+        reading = None
+        if not separator and name not in layers and READING in name:
+            name, _, reading = name.rpartition(READING)
         if name not in layers:
             raise ValueError(
                 f"Expected a layer of {role} '{model.name}'. Received: '{prefix}{path}'. "
                 f"Hint: no layer '{name}' in '{model.name}'. {_choice(name, list(layers))}"
             )
-        if not rest:
-            continue
-        nested = layers[name]
-        if not (is_functional(nested) or isinstance(nested, keras.Sequential)):
-            raise ValueError(
-                f"Expected '{prefix}{name}' of {role} to be a Functional or Sequential model, to "
-                f"read '{rest}' inside it. Received: a {type(nested).__name__}."
-            )
-        groups.setdefault(name, []).append(rest)
-    return groups
+        if reading is not None:
+            attention.check(layers[name], reading, f"'{prefix}{path}' of {role}")
+            readings.setdefault(name, []).append(reading)
+        elif not separator:
+            wanted.add(name)
+        else:
+            inner = layers[name]
+            if not (is_functional(inner) or isinstance(inner, keras.Sequential)):
+                raise ValueError(
+                    f"Expected '{prefix}{name}' of {role} to be a Functional or Sequential model, "
+                    f"to read '{rest}' inside it. Received: a {type(inner).__name__}."
+                )
+            nested.setdefault(name, []).append(rest)
+    return wanted, nested, readings

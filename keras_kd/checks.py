@@ -73,6 +73,29 @@ def check_inputs(teacher, student):
         )
 
 
+def check_comparable(teacher_outputs, student_outputs):
+    """Refuses outputs of which it cannot be said whether they agree.
+
+    Args:
+        teacher_outputs: The teacher's symbolic outputs; None while they are not known.
+        student_outputs: The student's.
+
+    Raises:
+        ValueError: If there are not as many of the one as of the other, or of other shapes.
+    """
+    if teacher_outputs is None or student_outputs is None:
+        return
+    shapes = [
+        [tuple(tensor.shape) for tensor in keras.tree.flatten(outputs)]
+        for outputs in (teacher_outputs, student_outputs)
+    ]
+    if not _same_shapes(*shapes):
+        raise ValueError(
+            "Expected teacher and student with the same outputs for teacher_agreement=True. "
+            f"Received: teacher {shapes[0]}, student {shapes[1]}."
+        )
+
+
 def _same_shapes(ours, theirs):
     return len(ours) == len(theirs) and all(
         len(a) == len(b)
@@ -255,6 +278,8 @@ class Counters:
     _MESSAGES = {
         "teacher": "finite numbers from the teacher. Received NaN or infinity for {} examples",
         "labels": "labels that name a class of the student. Received {} others",
+        "weights": "sample weights of 0 and 1, as a loss is one number for the batch. Received {} "
+        "others",
     }
 
     def __init__(self, phase):
@@ -265,7 +290,8 @@ class Counters:
         """Adds scalars to the counters.
 
         Args:
-            counts: A dict with scalars for `"teacher"` or `"labels"` or both; None for nothing.
+            counts: A dict with scalars for `"teacher"`, `"labels"`, `"weights"` or some of them;
+                None for nothing.
         """
         self._sums.update_state({name: n for name, n in counts.items() if n is not None})
 
@@ -309,3 +335,22 @@ def count_bad_labels(y, outputs, loss):
         if entry[2] is not None
     ]
     return sum(counts) if counts else None
+
+
+def count_not_binary(weights):
+    """Returns how many sample weights are neither 0 nor 1, a float32 scalar."""
+    binary = ops.logical_or(ops.equal(weights, 0), ops.equal(weights, 1))
+    return ops.sum(ops.cast(ops.logical_not(binary), "float32"))
+
+
+def check_binary(weights):
+    """Refuses sample weights that a loss over the whole batch cannot honour.
+
+    Raises:
+        ValueError: If a weight is neither 0 nor 1.
+    """
+    if int(count_not_binary(weights)):
+        raise ValueError(
+            "Expected sample weights of 0 and 1 with a loss that is one number for the batch: "
+            "examples can be left out of it, not weighed. Received others in the first batch."
+        )

@@ -9,6 +9,7 @@ import math
 import warnings
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -79,6 +80,48 @@ def replayable(
     dataset = dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
     dataset.epoch = epoch
     return dataset
+
+
+EXAMPLE_INDEX, INPUTS = "example_index", "inputs"
+
+
+def with_index(x):
+    """Numbers the examples, for losses that remember something of each of them.
+
+    Args:
+        x: An array, a dict of arrays, or an unbatched `tf.data.Dataset` of inputs or of tuples that
+            begin with inputs. Its order is what the numbers mean, so it must not be shuffled yet.
+
+    Returns:
+        A dict of the inputs (under `"inputs"` if they are no dict) and `"example_index"`, int64 of
+        shape [examples]; of a dataset one whose inputs are such dicts. `Distiller` takes the index
+        out again, so that neither model sees it.
+
+    Example:
+        >>> x = keras_kd.data.with_index(x_train)
+        >>> data = keras_kd.data.replayable(x, y_train, batch_size=64, seed=0)
+    """
+    if not isinstance(x, tf.data.Dataset):
+        return _numbered(x, np.arange(len(keras.tree.flatten(x)[0]), dtype="int64"))
+
+    def number(index, element):
+        if isinstance(element, tuple):
+            return (_numbered(element[0], index), *element[1:])
+        return _numbered(element, index)
+
+    return x.enumerate().map(number, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def split_index(x):
+    """Returns the inputs without their numbers, and the numbers, or None where there are none.
+
+    Args:
+        x: Inputs of a batch, as `with_index` made them or not.
+    """
+    if not (isinstance(x, dict) and EXAMPLE_INDEX in x):
+        return x, None
+    inputs = {name: value for name, value in x.items() if name != EXAMPLE_INDEX}
+    return inputs[INPUTS] if inputs.keys() == {INPUTS} else inputs, x[EXAMPLE_INDEX]
 
 
 def is_replayable(x):
@@ -205,8 +248,18 @@ def _fold_in(pair, index):
 
 def _augmented(augment, batch, seed):
     if not isinstance(batch, tuple):
-        return augment(batch, seed)
-    return (augment(batch[0], seed), *batch[1:])
+        return _augmented_inputs(augment, batch, seed)
+    return (_augmented_inputs(augment, batch[0], seed), *batch[1:])
+
+
+def _augmented_inputs(augment, x, seed):
+    inputs, index = split_index(x)
+    augmented = augment(inputs, seed)
+    return augmented if index is None else _numbered(augmented, index)
+
+
+def _numbered(x, index):
+    return {**(x if isinstance(x, dict) else {INPUTS: x}), EXAMPLE_INDEX: index}
 
 
 def _random_stage(dataset):

@@ -9,10 +9,12 @@ import tensorflow as tf
 from keras import ops
 
 from keras_kd import checks, data, heads, schedules
-from keras_kd.features import FeatureReader, mask_of
+from keras_kd.data import split_index
+from keras_kd.features import FeatureReader, as_paths, mask_of
 from keras_kd.first_batch import FirstBatch
 from keras_kd.losses import Context
 from keras_kd.metrics import NamedMeans, agreement
+from keras_kd.replicas import replicas
 from keras_kd.summary import describe
 from keras_kd.teachers import ModelTeacher
 from keras_kd.terms import (
@@ -105,10 +107,12 @@ class Distiller(keras.Model):
         self.distillation_losses = losses
         self.distillation_loss_weights = as_weights(distillation_loss_weights, len(losses))
         self._terms = make_terms(losses, self.distillation_loss_weights)
+        # The others that are one number for the batch refuse sample weights altogether.
+        self._leaves_out = any(t.loss.batch_level and t.loss.leaves_out for t in self._terms)
         self.projectors = Projectors(name="projectors")
         self._student_reader = FeatureReader(
             student,
-            [term.loss.student_layer_name for term in self._terms if term.loss.student_layer_name],
+            [p for term in self._terms for p in as_paths(term.loss.student_layer_name)],
             function=student_features,
             role="student",
         )
@@ -145,8 +149,11 @@ class Distiller(keras.Model):
 
     def _take_teacher(self, model):
         self._teacher = None
+        for term in self._terms:
+            # What a loss reads of a teacher is this one's now.
+            term.connected = False
         if model is not None:
-            paths = [t.loss.teacher_layer_name for t in self._terms if t.loss.teacher_layer_name]
+            paths = [p for term in self._terms for p in as_paths(term.loss.teacher_layer_name)]
             self._teacher = ModelTeacher(
                 model,
                 paths,
@@ -155,7 +162,10 @@ class Distiller(keras.Model):
             )
             if self.teacher_preprocessing is None and self.student_preprocessing is None:
                 checks.check_inputs(model, self.student)
-        self._connect(*self._symbolic_sides())
+        teacher, student = self._symbolic_sides()
+        if self._agreement is not None:
+            checks.check_comparable(teacher[0], student[0])
+        self._connect(teacher, student)
         self._first_batch.expect(other_models=True)
         # Functions that were traced without this teacher are of no use any more.
         self.train_function = self.test_function = None
@@ -191,18 +201,16 @@ class Distiller(keras.Model):
                 unknown.
             student: The same.
         """
-        activations = [
-            None if model is None else heads.activations(model)
-            for model in (self.teacher, self.student)
-        ]
+        models = self.teacher, self.student
+        activations = [None if model is None else heads.activations(model) for model in models]
         self._activations = [
             None if found is None else tuple(keras.tree.flatten(found)) for found in activations
         ]
         for term in self._terms:
             if not term.connected:
-                term.connect(teacher, student, activations)
-            if term.loss.projector is not None:
-                self.projectors.add(term.loss.projector)
+                term.connect(teacher, student, activations, models)
+            for part in term.loss.parts:
+                self.projectors.add(part)
         self._connected = all(term.connected for term in self._terms)
         if self.student.built and all(term.loss.is_connected() for term in self._terms):
             self.built = True
@@ -211,6 +219,7 @@ class Distiller(keras.Model):
 
     def call(self, inputs, training=None, return_features=False):
         """Returns the student's outputs, or with `return_features` `(outputs, {path: feature})`."""
+        inputs, _ = split_index(inputs)
         preprocess = self.student_preprocessing
         outputs, features = self._student_reader(
             preprocess(inputs) if preprocess else inputs, training
@@ -221,26 +230,49 @@ class Distiller(keras.Model):
 
     def train_step(self, data):
         """Takes one optimizer step on a batch; returns the logs."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, context = self._unpack(data, training=True)
         teacher = self._teacher(x)
         with tf.GradientTape() as tape:
             student = self(x, training=True, return_features=True)
-            loss, values = self._total_loss(y, teacher, student, sample_weight)
+            loss, values = self._total_loss(teacher, student, context)
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, self.trainable_weights)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
-        return self._logs("training", x, y, values, teacher, student, sample_weight)
+        return self._logs("training", x, values, teacher, student, context)
 
     def test_step(self, data):
         """Evaluates a batch; returns the logs."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, context = self._unpack(data, training=False)
         asked = self._teacher is not None and self.evaluate_distillation
         teacher = self._teacher(x) if asked else None
         student = self(x, training=False, return_features=True)
-        _, values = self._total_loss(y, teacher, student, sample_weight)
-        return self._logs("evaluation", x, y, values, teacher, student, sample_weight)
+        _, values = self._total_loss(teacher, student, context)
+        return self._logs("evaluation", x, values, teacher, student, context)
 
-    def _total_loss(self, y, teacher, student, sample_weight):
+    def _unpack(self, data, training):
+        """Returns the inputs of a batch, and what a loss may know of it besides."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        return self._context(x, y, sample_weight, training)
+
+    def _context(self, x, y, sample_weight, training):
+        x, index = split_index(x)
+        if index is not None:
+            # In Keras's symbolic pass over a distributed batch they come as floats.
+            index = ops.cast(index, "int64")
+        example_weight, position_weight = split_sample_weight(sample_weight)
+        context = Context(
+            step=self._step(),
+            labels=y,
+            sample_weight=sample_weight,
+            example_weight=example_weight,
+            position_weight=position_weight,
+            inputs=x,
+            index=index,
+            training=training,
+        )
+        return x, context
+
+    def _total_loss(self, teacher, student, context):
         """Returns the total loss as the class states it, and what is logged of it.
 
         Under `tf.distribute` the loss is this replica's share: everything is divided by the number
@@ -251,19 +283,19 @@ class Distiller(keras.Model):
         """
         alpha = schedules.value_at(self.student_loss_weight, self._step())
         terms, values = [], {}
-        task = self._task_loss(y, student[0], sample_weight)
+        task = self._task_loss(context.labels, student[0], context.sample_weight)
         if task is not None:
-            values[_TASK] = task * _replicas()
+            values[_TASK] = task * replicas()
             if not _is_zero(alpha):
                 terms.append(alpha * task if teacher is not None else task)
         if teacher is not None:
-            distillation = self._distillation_losses(y, teacher, student, sample_weight)
+            distillation = self._distillation_losses(teacher, student, context)
             values |= distillation
             if not _is_zero(1.0 - alpha):
-                terms.append((1.0 - alpha) * distillation[_DISTILLATION] / _replicas())
-        terms += [ops.sum(ops.cast(loss, "float32")) / _replicas() for loss in self.losses]
+                terms.append((1.0 - alpha) * distillation[_DISTILLATION] / replicas())
+        terms += [ops.sum(ops.cast(loss, "float32")) / replicas() for loss in self.losses]
         total = sum(terms) if terms else ops.zeros(())
-        return total, {**values, _TOTAL: total * _replicas()}
+        return total, {**values, _TOTAL: total * replicas()}
 
     def _task_loss(self, y, y_pred, sample_weight):
         """Returns the loss that was given to `compile`; None without it, or without labels."""
@@ -279,35 +311,22 @@ class Distiller(keras.Model):
             return None
         return compiled_loss(y, y_pred, sample_weight)
 
-    def _distillation_losses(self, y, teacher, student, sample_weight):
+    def _distillation_losses(self, teacher, student, context):
         """Returns each L_i by its name, and sum_i weight_i * L_i as `distillation_loss`."""
-        example_weight, position_weight = split_sample_weight(sample_weight)
-        context = Context(
-            step=self._step(),
-            labels=y,
-            position_weight=position_weight,
-            weighted=sample_weight is not None,
-        )
         total, losses = 0.0, {}
         for term in self._terms:
-            if term.loss.batch_level and sample_weight is not None:
-                raise ValueError(
-                    f"Expected no sample weights with '{term.name}', which is one number for the "
-                    "whole batch. Hint: leave out sample_weight and class_weight, or use a loss "
-                    "with a value for each example."
-                )
             values = term.per_example(teacher, student, context)
-            if example_weight is not None:
-                values = values * ops.cast(example_weight, values.dtype)
+            if context.example_weight is not None:
+                values = values * ops.cast(context.example_weight, values.dtype)
             # A replica may have no example at all.
             examples = ops.cast(ops.shape(values)[0], values.dtype)
             losses[term.name] = loss = ops.divide_no_nan(ops.sum(values), examples)
             total += schedules.value_at(term.weight, context.step) * loss
         return {**losses, _DISTILLATION: total}
 
-    def _logs(self, phase, x, y, values, teacher, student, sample_weight):
+    def _logs(self, phase, x, values, teacher, student, context):
         """Updates what is counted and measured on a batch; returns the logs of what there was."""
-        outputs = student[0]
+        outputs, y = student[0], context.labels
         self._means.update_state(values, ops.shape(keras.tree.flatten(outputs)[0])[0])
         absent = set(self._means.names) - values.keys()
         counts = {}
@@ -322,7 +341,9 @@ class Distiller(keras.Model):
             logs = self.get_metrics_result()
         else:
             counts["labels"] = checks.count_bad_labels(y, outputs, self._compiled_with.loss)
-            logs = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+            logs = self.compute_metrics(x, y, outputs, sample_weight=context.sample_weight)
+        if context.example_weight is not None and self._leaves_out:
+            counts["weights"] = checks.count_not_binary(context.example_weight)
         self._counters[phase].add(counts)
         return {name: value for name, value in logs.items() if name not in absent}
 
@@ -387,12 +408,13 @@ class Distiller(keras.Model):
             sample_weight: None, or weights of shape [batch].
             training: Whether the student is run as in training.
         """
+        x, context = self._context(x, y, sample_weight, training)
         if y_pred is None or self._student_reader.paths:
             student = self(x, training=training, return_features=True)
         else:
             student = (y_pred, {})
         teacher = None if self._teacher is None else self._teacher(x)
-        return self._total_loss(y, teacher, student, sample_weight)[0]
+        return self._total_loss(teacher, student, context)[0]
 
     # Training
 
@@ -537,10 +559,6 @@ _FUNCTIONS = (
     "teacher_features",
     "student_features",
 )
-
-
-def _replicas():
-    return float(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
 def _is_zero(weight):

@@ -59,39 +59,43 @@ class FirstBatch:
     def _check(self, batch):
         """Checks a batch; of one whose form is known only what its values can spoil."""
         distiller = self._distiller
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(
-            keras.tree.map_structure(self._of_first_replica, batch)
-        )
+        batch = keras.tree.map_structure(self._of_first_replica, batch)
+        x, context = distiller._unpack(batch, training=False)
+        y = context.labels
         if not distiller.teacher.built:
             raise ValueError(
                 f"Expected a trained teacher. Received: '{distiller.teacher.name}', which has no "
                 "weights yet. Hint: build it and load its weights."
             )
         checks.check_finite_teacher(*checks.run_on(x, "teacher", distiller._teacher))
-        form = checks.form_of((x, y))
+        if context.example_weight is not None and distiller._leaves_out:
+            checks.check_binary(context.example_weight)
+        form = checks.form_of((x, y, context.index))
         if form != self._form:
-            self._outputs = self._check_models(x, y)
+            self._outputs = self._check_models(x, context)
             self._form = form
         if y is not None and distiller._compiled_with.loss is not None:
             checks.check_labels(y, self._outputs, distiller._compiled_with.loss)
 
-    def _check_models(self, x, y):
+    def _check_models(self, x, context):
         """Runs all that a step runs; returns the form of the student's outputs."""
         distiller = self._distiller
         # A few examples tell it, without the memory of a whole batch outside of the graph.
-        x, labels = checks.first_examples(x), checks.first_examples(y)
+        x, labels, index = map(checks.first_examples, (x, context.labels, context.index))
         teacher = distiller._teacher(x)
         student = checks.run_on(
             x, "student", lambda x: distiller(x, training=False, return_features=True)
         )
         checks.check_models(distiller.teacher, distiller.student)
-        if y is None and distiller._compiled_with.has_metrics:
+        if labels is None and distiller._compiled_with.has_metrics:
             warnings.warn("There are no labels: metrics that need them are skipped.", stacklevel=2)
-        if y is not None and distiller._compiled_with.loss is not None:
+        if labels is not None and distiller._compiled_with.loss is not None:
             checks.check_labels(labels, student[0], distiller._compiled_with.loss)
         for term in distiller._terms:
             term.loss.check_first_batch(term.teacher_side(*teacher), term.student_side(*student))
-            term.per_example(teacher, student, Context(step=distiller._step(), labels=labels))
+            # Without weights, which are for the distiller to apply.
+            context = Context(step=distiller._step(), labels=labels, inputs=x, index=index)
+            term.per_example(teacher, student, context)
         return keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype), student[0])
 
     def _of_first_replica(self, value):

@@ -1,6 +1,7 @@
 """What a distiller teaches to whom, as text."""
 
 from keras_kd import schedules
+from keras_kd.features import as_paths
 
 
 def describe(distiller):
@@ -20,7 +21,7 @@ def describe(distiller):
         f"  total = {_weight(distiller.student_loss_weight)} * task"
         f" + {_rest(distiller.student_loss_weight)} * distillation"
     )
-    rows = [("loss", "weight", "teacher", "student", "projector")]
+    rows = [("loss", "weight", "teacher", "student", "parts")]
     rows += [_row(term, distiller) for term in distiller._terms]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
@@ -51,7 +52,7 @@ def _row(term, distiller):
         _weight(term.weight),
         _side(loss.teacher_layer_name, teacher_reader),
         _side(loss.student_layer_name, distiller._student_reader),
-        _projector(loss),
+        _parts(loss),
     )
 
 
@@ -59,17 +60,20 @@ def _side(path, reader):
     if path is None:
         return "outputs"
     features = reader.features if reader is not None else None
-    return f"{path} {tuple(features[path].shape)}" if features else path
+    shapes = {p: f" {tuple(features[p].shape)}" if features else "" for p in as_paths(path)}
+    return ", ".join(f"{p}{shape}" for p, shape in shapes.items())
 
 
-def _projector(loss):
+def _parts(loss):
     if not loss.is_connected():
         return "not known yet"
-    if loss.projector is None:
-        return "-"
-    steps = getattr(loss.projector, "layers", [loss.projector])
+    return "; ".join(map(_part, loss.parts)) or "-"
+
+
+def _part(part):
+    steps = getattr(part, "layers", [part])
     names = " > ".join(type(step).__name__ for step in steps)
-    return f"{names}, {loss.projector.count_params():,} parameters"
+    return f"{names}, {part.count_params():,} parameters"
 
 
 def _weight(weight):

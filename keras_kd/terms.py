@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_kd import schedules
-from keras_kd.features import mask_of
+from keras_kd.features import mask_of, pick
 from keras_kd.losses import (
     DistillationLoss,
     Ends,
@@ -33,13 +33,14 @@ class Term:
     name: str
     connected: bool = False
 
-    def connect(self, teacher, student, activations):
+    def connect(self, teacher, student, activations, models):
         """Settles the loss for the two models, as far as they are known.
 
         Args:
             teacher: Its (outputs, features), symbolic or of a batch; None for what is unknown.
             student: The same.
             activations: Those behind the outputs of teacher and student (see `keras_kd.heads`).
+            models: Teacher and student.
 
         Raises:
             ValueError: If the loss cannot work on the two models.
@@ -47,7 +48,7 @@ class Term:
         teacher = _known(self.teacher_side, *teacher, self.loss.teacher_layer_name)
         student = _known(self.student_side, *student, self.loss.student_layer_name)
         try:
-            self.loss = self.loss.connect(Ends(teacher, student, *activations))
+            self.loss = self.loss.connect(Ends(teacher, student, *activations, *models))
         except ValueError as err:
             raise ValueError(f"Distillation loss '{self.name}': {err}") from err
         both = teacher is not None and student is not None
@@ -59,14 +60,18 @@ class Term:
         Args:
             teacher: The teacher's (outputs, features).
             student: The student's.
-            context: A `Context`, without masks.
+            context: A `Context` of the batch: masks and outputs are filled in here.
 
         Raises:
-            ValueError: If the loss gives anything but one value for each example.
+            ValueError: If the batch lacks what the loss needs, or the loss gives anything but one
+                value for each example.
         """
+        self._check_needs(context)
         side = self.student_side(*student)
         masks = tuple(mask_of(tensor) for tensor in keras.tree.flatten(side))
-        context = dataclasses.replace(context, masks=masks)
+        context = dataclasses.replace(
+            context, masks=masks, teacher_outputs=teacher[0], student_outputs=student[0]
+        )
         values = self.loss.per_example(self.teacher_side(*teacher), side, context)
         shape, batch = tuple(values.shape), keras.tree.flatten(side)[0].shape[0]
         if len(shape) != 1 or (None not in (shape[0], batch) and shape[0] != batch):
@@ -76,15 +81,31 @@ class Term:
             )
         return values
 
+    def _check_needs(self, context):
+        for need, given, hint in (
+            ("labels", context.labels, "it cannot be distilled without them."),
+            ("index", context.index, "keras_kd.data.with_index(x) numbers the examples."),
+        ):
+            if need in self.loss.needs and given is None:
+                raise ValueError(
+                    f"Expected data with {need} for '{self.name}'. Received data without. "
+                    f"Hint: {hint}"
+                )
+        refused = context.position_weight if self.loss.leaves_out else context.sample_weight
+        if self.loss.batch_level and refused is not None:
+            raise ValueError(
+                f"Expected no sample weights with '{self.name}', which is one number for the "
+                "whole batch. Hint: leave out sample_weight and class_weight, or use a loss "
+                "with a value for each example."
+            )
+
     def teacher_side(self, outputs, features):
         """Returns what the loss reads of the teacher."""
-        path = self.loss.teacher_layer_name
-        return outputs if path is None else features[path]
+        return pick(self.loss.teacher_layer_name, outputs, features)
 
     def student_side(self, outputs, features):
         """Returns what the loss reads of the student."""
-        path = self.loss.student_layer_name
-        return outputs if path is None else features[path]
+        return pick(self.loss.student_layer_name, outputs, features)
 
 
 def make_terms(losses, weights):
@@ -179,7 +200,7 @@ def split_sample_weight(sample_weight):
 
 
 class Projectors(keras.layers.Layer):
-    """Holds the projectors, so that Keras tracks, saves and trains them."""
+    """Holds the projectors and other parts of losses: Keras tracks, saves and trains them."""
 
     def __init__(self, name):
         super().__init__(name=name)

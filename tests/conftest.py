@@ -48,6 +48,12 @@ def _fresh_and_seeded():
     keras.config.set_dtype_policy(policy)
 
 
+@pytest.fixture(scope="session")
+def two_devices():
+    """A strategy of two devices; the same for all tests, as a second one disturbs the first."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
 @pytest.fixture
 def rng():
     """A NumPy generator that is the same in every run."""

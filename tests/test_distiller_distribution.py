@@ -82,11 +82,6 @@ def trained(strategy, *, norm=False, regularized=False, projector=False, weights
     return logs, snapshot(distiller), distiller
 
 
-@pytest.fixture(scope="module")
-def two_devices():
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
 @pytest.mark.filterwarnings("ignore:.*[Cc]ollective.*")
 @pytest.mark.parametrize(
     "options",

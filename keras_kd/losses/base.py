@@ -18,19 +18,41 @@ class Context:
         labels: The batch's labels as `fit` got them, None without labels.
         masks: For each flat output that the loss reads: None, or which positions are valid, shape
             [batch, ...positions].
-        position_weight: None, or sample weights a position, shape [batch, ...positions].
-        weighted: Whether examples have weights, so that one number for the batch will not do.
+        sample_weight: The batch's sample weights as `fit` got them, None without any.
+        example_weight: None, or one weight for each example, shape [batch]. The distiller applies
+            them.
+        position_weight: None, or one for each position, shape [batch, ...positions].
+        teacher_outputs: What the teacher answers, for a loss on its layers that needs that too.
+        student_outputs: What the student answers.
+        inputs: The batch's inputs, before any preprocessing.
+        index: The number of each example in the data set, integers of shape [batch]; None where
+            the data does not tell (see `keras_kd.data.with_index`).
+        training: Whether this is a training step: what a loss remembers changes only then.
     """
 
     step: Any = None
     labels: Any = None
     masks: tuple = ()
+    sample_weight: Any = None
+    example_weight: Any = None
     position_weight: Any = None
-    weighted: bool = False
+    teacher_outputs: Any = None
+    student_outputs: Any = None
+    inputs: Any = None
+    index: Any = None
+    training: bool = False
 
     def mask(self, index=0):
         """Returns the mask of the flat output `index`, None if there is none."""
         return self.masks[index] if self.masks else None
+
+    @property
+    def valid(self):
+        """Which examples count in the statistics of a batch, booleans of shape [batch].
+
+        None where all do. An example of weight 0 does not.
+        """
+        return None if self.example_weight is None else ops.not_equal(self.example_weight, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +66,17 @@ class Ends:
         teacher_activations: The activation behind each output of the teacher, in the structure of
             its outputs (see `keras_kd.heads`); None if it cannot be seen.
         student_activations: The same of the student.
+        teacher_model: The teacher itself, for a loss that reads its weights; None while there is
+            none. A loss may refer to its layers, which are not tracked, and never changes them.
+        student_model: The student itself.
     """
 
     teacher: Any = None
     student: Any = None
     teacher_activations: Any = None
     student_activations: Any = None
+    teacher_model: Any = None
+    student_model: Any = None
 
 
 class DistillationLoss(keras.distillation.DistillationLoss):
@@ -60,13 +87,17 @@ class DistillationLoss(keras.distillation.DistillationLoss):
     losses work there too.
 
     Args:
-        teacher_layer_name: Layer path that the loss reads in the teacher; None for its outputs.
-        student_layer_name: Layer path that the loss reads in the student; None for its outputs.
+        teacher_layer_name: Layer path that the loss reads in the teacher, or a list of paths: then
+            it gets the list of their features; None for the teacher's outputs.
+        student_layer_name: The same in the student.
         name: Name in the logs; by default the class's name in snake case.
 
     Attributes:
         batch_level: Whether an example's value depends on the other examples of the batch, so that
             sample weights other than 0 and 1 would have no meaning.
+        leaves_out: Whether a `batch_level` loss keeps the examples that `context.valid` excludes
+            out of its statistics. Without it the loss is refused together with sample weights.
+        needs: What the loss needs of a batch beside the outputs: `"labels"`, `"index"`.
         projector: The trainable layer between the student's feature and the loss; None without one.
 
     Example:
@@ -76,6 +107,8 @@ class DistillationLoss(keras.distillation.DistillationLoss):
     """
 
     batch_level = False
+    leaves_out = False
+    needs: frozenset[str] = frozenset()
     projector = None
 
     def __init__(self, *, teacher_layer_name=None, student_layer_name=None, name=None):
@@ -83,12 +116,21 @@ class DistillationLoss(keras.distillation.DistillationLoss):
         self.student_layer_name = student_layer_name
         self.name = name or snake_case(type(self).__name__)
 
+    @property
+    def parts(self):
+        """The layers that belong to this loss: projectors, generators, memory banks.
+
+        The distiller trains and saves them; the student never holds them. `get_config` has to hold
+        them too, so that a loaded loss has parts to load weights into.
+        """
+        return () if self.projector is None else (self.projector,)
+
     def per_example(self, teacher_outputs, student_outputs, context):
         """Returns the loss of each example.
 
         Args:
             teacher_outputs: What the loss reads from the teacher; receives no gradient.
-            student_outputs: What it reads from the student, in the same structure.
+            student_outputs: What it reads from the student.
             context: A `Context`.
 
         Returns:
@@ -252,12 +294,40 @@ def unreduced(loss_fn, y_true, y_pred, context):
     values = ops.convert_to_tensor(call(y_true, y_pred))
     if len(values.shape):
         return values
-    if context.weighted:
+    if context.sample_weight is not None:
         raise ValueError(
             f"Expected {loss_fn!r} to give a value for each example, because there are sample "
             "weights. Received one number for the batch."
         )
     return ops.broadcast_to(values, (ops.shape(y_pred)[0],))
+
+
+def class_indices(labels, logits):
+    """Returns labels as class numbers.
+
+    Args:
+        labels: Integers of shape [batch, ...positions] or [batch, ...positions, 1], or one-hot (or
+            soft) labels of shape [batch, ...positions, classes], of which the largest counts.
+        logits: Shape [batch, ...positions, classes].
+
+    Returns:
+        int32, shape [batch, ...positions].
+
+    Raises:
+        ValueError: If the labels have another shape.
+    """
+    labels = ops.convert_to_tensor(labels)
+    if len(labels.shape) == len(logits.shape):
+        if labels.shape[-1] == logits.shape[-1]:
+            return ops.cast(ops.argmax(labels, axis=-1), "int32")
+        if labels.shape[-1] == 1:
+            labels = ops.squeeze(labels, -1)
+    if len(labels.shape) != len(logits.shape) - 1:
+        raise ValueError(
+            f"Expected class numbers of shape {tuple(logits.shape[:-1])} or one-hot labels of "
+            f"shape {tuple(logits.shape)}. Received shape {tuple(labels.shape)}."
+        )
+    return ops.cast(labels, "int32")
 
 
 def snake_case(name):

@@ -1,6 +1,7 @@
 """Arithmetic that every distillation loss stands on: float32 at least, in log space, finite."""
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -79,6 +80,74 @@ def without_padding(tensor, mask):
         return tensor
     _check_positions("mask", mask, tensor[..., 0])
     return ops.where(ops.expand_dims(ops.cast(mask, "bool"), -1), tensor, ops.zeros_like(tensor))
+
+
+def safe_sqrt(tensor):
+    """Square root whose gradient at 0 is 0 instead of infinite.
+
+    Args:
+        tensor: Shape [...], at least 0.
+
+    Returns:
+        Same shape.
+    """
+    positive = tensor > 0.0
+    root = ops.sqrt(ops.where(positive, tensor, ops.ones_like(tensor)))
+    return ops.where(positive, root, ops.zeros_like(tensor))
+
+
+def l2_normalize(tensor, axis=-1):
+    """Scales `tensor` to a Euclidean norm of 1; zeros stay zeros and get no gradient.
+
+    Args:
+        tensor: A tensor of any shape, float32 at least.
+        axis: An axis or several, over which the norm is taken.
+
+    Returns:
+        The same shape.
+    """
+    squares = ops.sum(ops.square(tensor), axis=axis, keepdims=True)
+    positive = squares > 1e-24
+    norm = ops.sqrt(ops.where(positive, squares, ops.ones_like(squares)))
+    return ops.where(positive, tensor / norm, ops.zeros_like(tensor))
+
+
+def adaptive_average_pool(maps, size):
+    """Averages maps over windows that cover them evenly, whatever the sizes.
+
+    Output i of n over an axis of length L is the mean over [floor(i L / n), ceil((i + 1) L / n)):
+    windows overlap where n does not divide L, and repeat entries where n is larger than L. This is
+    what the papers' code calls adaptive average pooling.
+
+    Args:
+        maps: Shape [batch, height, width, channels], height and width fixed.
+        size: Wanted (height, width).
+
+    Returns:
+        Shape [batch, *size, channels].
+
+    Raises:
+        ValueError: If height or width is not fixed.
+    """
+    if None in maps.shape[1:3]:
+        raise ValueError(
+            f"Expected maps of a fixed height and width. Received shape {tuple(maps.shape)}. "
+            "Hint: give the models an Input of a fixed size."
+        )
+    for axis, equation in ((1, "bhwc,ih->biwc"), (2, "bhwc,jw->bhjc")):
+        if maps.shape[axis] != size[axis - 1]:
+            windows = ops.cast(_windows(maps.shape[axis], size[axis - 1]), maps.dtype)
+            maps = ops.einsum(equation, maps, windows)
+    return maps
+
+
+def _windows(length, count):
+    """Returns the averages that `adaptive_average_pool` takes, as a matrix [count, length]."""
+    matrix = np.zeros((count, length))
+    for row in range(count):
+        start, stop = row * length // count, -(-(row + 1) * length // count)
+        matrix[row, start:stop] = 1.0 / (stop - start)
+    return matrix
 
 
 def _check_positions(what, given, values):

@@ -1,7 +1,9 @@
 """Distillation losses: each a pure function and a thin class for the distiller."""
 
+from keras_kd.losses import response
 from keras_kd.losses.base import Context, DistillationLoss, Ends
 from keras_kd.losses.feature import FeatureDistillation
+from keras_kd.losses.registry import available, get, methods, table
 from keras_kd.losses.response import LogitsDistillation, binary_soft_target, soft_target
 from keras_kd.losses.translate import as_distillation_loss
 
@@ -12,6 +14,11 @@ __all__ = [
     "FeatureDistillation",
     "LogitsDistillation",
     "as_distillation_loss",
+    "available",
     "binary_soft_target",
+    "get",
+    "methods",
+    "response",
     "soft_target",
+    "table",
 ]

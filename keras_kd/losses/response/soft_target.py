@@ -6,7 +6,21 @@ import keras
 from keras import ops
 
 from keras_kd import heads, schedules
-from keras_kd.losses import base
+from keras_kd.losses import base, registry
+from keras_kd.losses.response.settle import (
+    AUTO,
+    FORMS,
+    HEADS,
+    activation_of,
+    check_same_units,
+    flat_or_unknown,
+    is_binary,
+    is_categorical,
+    is_one,
+    options,
+    settle,
+    undeclared,
+)
 from keras_kd.numerics import (
     at_least_float32,
     mean_over_positions,
@@ -14,9 +28,6 @@ from keras_kd.numerics import (
     without_padding,
 )
 
-_AUTO = "auto"
-_HEADS = (_AUTO, heads.SOFTMAX, heads.SIGMOID)
-_FORMS = (_AUTO, "logits", "probabilities")
 _DECLARED = ("head", "teacher_outputs", "student_outputs")
 
 
@@ -65,7 +76,7 @@ def binary_soft_target(*, teacher, student, temperature):
     return temperature**2 * ops.mean(positive + negative, axis=-1)
 
 
-@keras.saving.register_keras_serializable(package="keras_kd")
+@registry.method("kd", title="Soft targets (KD)", kind="response", reference="arXiv:1503.02531")
 class LogitsDistillation(base.DistillationLoss):
     """Soft targets: the student's output follows the teacher's at a temperature.
 
@@ -101,17 +112,17 @@ class LogitsDistillation(base.DistillationLoss):
         temperature=3.0,
         loss="kl_divergence",
         *,
-        head=_AUTO,
-        teacher_outputs=_AUTO,
-        student_outputs=_AUTO,
+        head=AUTO,
+        teacher_outputs=AUTO,
+        student_outputs=AUTO,
         name=None,
     ):
         super().__init__(name=name)
         self.temperature = schedules.checked("temperature", temperature, positive=True)
         self.loss = base.keras_loss(loss)
-        self.head = _options("head", head, _HEADS)
-        self.teacher_outputs = _options("teacher_outputs", teacher_outputs, _FORMS)
-        self.student_outputs = _options("student_outputs", student_outputs, _FORMS)
+        self.head = options("head", head, HEADS)
+        self.teacher_outputs = options("teacher_outputs", teacher_outputs, FORMS)
+        self.student_outputs = options("student_outputs", student_outputs, FORMS)
         # The models whose form was seen by `connect` and not declared.
         self._assumed = ()
 
@@ -125,13 +136,13 @@ class LogitsDistillation(base.DistillationLoss):
 
         def value(loss_fn, teacher, student, index):
             head, teacher_form, student_form = declared[index]
-            _check_same_units(teacher.shape, student.shape)
+            check_same_units(teacher.shape, student.shape)
             mask = context.mask(index)
             values = _tempered(
                 loss_fn,
                 head,
-                without_padding(heads.logits(teacher, _activation(head, teacher_form)), mask),
-                without_padding(heads.logits(student, _activation(head, student_form)), mask),
+                without_padding(heads.logits(teacher, activation_of(head, teacher_form)), mask),
+                without_padding(heads.logits(student, activation_of(head, student_form)), mask),
                 temperature,
                 context,
             )
@@ -152,25 +163,25 @@ class LogitsDistillation(base.DistillationLoss):
         losses = keras.tree.flatten(self.loss)
         teachers, students = keras.tree.flatten(ends.teacher), keras.tree.flatten(ends.student)
         settled = [
-            (_AUTO, _AUTO, _AUTO)
+            (AUTO, AUTO, AUTO)
             if loss is None
-            else _settle(loss, declared, teacher, student, activations)
+            else settle(loss, declared, teacher, student, activations)
             for loss, declared, teacher, student, activations in zip(
                 losses,
                 zip(*map(self._flat, _DECLARED), strict=True),
                 teachers,
                 students,
                 zip(
-                    _flat_or_unknown(ends.teacher_activations, len(losses)),
-                    _flat_or_unknown(ends.student_activations, len(losses)),
+                    flat_or_unknown(ends.teacher_activations, len(losses)),
+                    flat_or_unknown(ends.student_activations, len(losses)),
                     strict=True,
                 ),
                 strict=True,
             )
         ]
         connected = copy.copy(self)
-        connected._assumed = tuple(
-            role for role in ("teacher", "student") if _AUTO in self._flat(f"{role}_outputs")
+        connected._assumed = self._assumed or tuple(
+            role for role in ("teacher", "student") if AUTO in self._flat(f"{role}_outputs")
         )
         for option, values in zip(_DECLARED, zip(*settled, strict=True), strict=True):
             setattr(connected, option, keras.tree.pack_sequence_as(self.loss, list(values)))
@@ -179,7 +190,7 @@ class LogitsDistillation(base.DistillationLoss):
     def is_connected(self):
         """Returns whether head and forms of every output with a loss are known."""
         return all(
-            loss is None or _AUTO not in declared
+            loss is None or AUTO not in declared
             for loss, *declared in zip(
                 keras.tree.flatten(self.loss), *map(self._flat, _DECLARED), strict=True
             )
@@ -197,7 +208,7 @@ class LogitsDistillation(base.DistillationLoss):
             forms = self._flat(f"{role}_outputs")
             for form, tensor in zip(forms, keras.tree.flatten(outputs), strict=True):
                 if form == "logits" and heads.looks_like_probabilities(tensor):
-                    raise _undeclared(role)
+                    raise undeclared(role)
 
     def validate_model_compatibility(self, teacher, student):
         """Refuses models on which `compute_loss` alone, in Keras's distiller, would be wrong.
@@ -251,121 +262,17 @@ class LogitsDistillation(base.DistillationLoss):
 
 def _tempered(loss_fn, head, teacher, student, temperature, context):
     """Applies a loss to logits; returns one value a position, shape [batch, ...]."""
-    if _is(loss_fn, keras.losses.KLDivergence, keras.losses.kl_divergence):
+    if is_one(loss_fn, keras.losses.KLDivergence, keras.losses.kl_divergence):
         divergence = soft_target if head == heads.SOFTMAX else binary_soft_target
         return divergence(teacher=teacher, student=student, temperature=temperature)
     teacher, student = ops.stop_gradient(teacher) / temperature, student / temperature
-    if _is_categorical(loss_fn):
+    if is_categorical(loss_fn):
         loss_fn, target = _from_logits(loss_fn, keras.losses.CategoricalCrossentropy), ops.softmax
-    elif _is_binary(loss_fn):
+    elif is_binary(loss_fn):
         loss_fn, target = _from_logits(loss_fn, keras.losses.BinaryCrossentropy), ops.sigmoid
     else:
         return base.unreduced(loss_fn, teacher, student, context)
     return temperature**2 * base.unreduced(loss_fn, target(teacher), student, context)
-
-
-def _settle(loss_fn, declared, teacher, student, activations):
-    """Returns (head, teacher's form, student's form) of one output."""
-    _check_same_units(teacher.shape, student.shape)
-    tensors, roles = (teacher, student), ("teacher", "student")
-    seen = [
-        activation or heads.activation_left_on(tensor)
-        for activation, tensor in zip(activations, tensors, strict=True)
-    ]
-    head = _settle_head(declared[0], loss_fn, seen, student.shape[-1])
-    forms = [
-        _settle_form(*entry, head) for entry in zip(roles, declared[1:], seen, tensors, strict=True)
-    ]
-    return head, *forms
-
-
-def _settle_head(head, loss_fn, seen, units):
-    found = {activation for activation in seen if activation in (heads.SOFTMAX, heads.SIGMOID)}
-    if len(found) > 1:
-        raise ValueError(
-            f"Expected teacher and student with one kind of head. Received: {' and '.join(seen)}."
-        )
-    if _is_binary(loss_fn):
-        found.add(heads.SIGMOID)
-    elif _is_categorical(loss_fn):
-        found.add(heads.SOFTMAX)
-    if head != _AUTO:
-        found.add(head)
-    if len(found) > 1:
-        raise ValueError(
-            f"Expected a loss and a head that go together. Received: head={head!r}, the models end "
-            f"in {' and '.join(map(str, seen))}, loss={loss_fn!r}."
-        )
-    if found == {heads.SOFTMAX} and units == 1:
-        raise ValueError("Expected at least two classes for a softmax head. Received: one unit.")
-    if not found and units == 1:
-        raise ValueError(
-            "Expected head= to be declared for a single unit without activation: a softmax over "
-            "one unit is always 1. Hint: head='sigmoid' for the logit of a yes or no; "
-            "FeatureDistillation(loss='mse') without layer names for a regression."
-        )
-    return found.pop() if found else heads.SOFTMAX
-
-
-def _settle_form(role, form, activation, tensor, head):
-    name = f"{role}_outputs"
-    probable = activation in (heads.SOFTMAX, heads.SIGMOID)
-    if form == "logits" and probable:
-        raise ValueError(
-            f"Expected {name}='probabilities': the {role} ends in {activation}. Received: 'logits'."
-        )
-    if form != _AUTO:
-        return form
-    if probable:
-        return "probabilities"
-    if activation not in (None, heads.LINEAR):
-        raise ValueError(
-            f"Expected a {role} that ends in logits, softmax or sigmoid. Received: one that ends "
-            f"in {activation}. Hint: unsupported head; declare {name}='logits' or 'probabilities' "
-            "if it is one of them all the same, or use FeatureDistillation(loss='mse') for a "
-            "regression."
-        )
-    if heads.looks_like_probabilities(tensor):
-        raise _undeclared(role)
-    return "logits"
-
-
-def _undeclared(role):
-    return ValueError(
-        f"Expected {role}_outputs= to be declared: the {role}'s outputs look like probabilities, "
-        f"but its last layer is no softmax that can be seen. Hint: {role}_outputs='probabilities'."
-    )
-
-
-def _activation(head, form):
-    return heads.LINEAR if form == "logits" else head
-
-
-def _flat_or_unknown(activations, count):
-    return [None] * count if activations is None else keras.tree.flatten(activations)
-
-
-def _check_same_units(teacher, student):
-    if len(teacher) != len(student) or any(
-        t is not None and s is not None and t != s
-        for t, s in zip(tuple(teacher)[1:], tuple(student)[1:], strict=True)
-    ):
-        raise ValueError(
-            "Expected teacher and student outputs of equal shapes, with the same number of "
-            f"classes. Received: teacher {tuple(teacher)}, student {tuple(student)}."
-        )
-
-
-def _is(loss_fn, kind, function):
-    return isinstance(loss_fn, kind) or loss_fn is function
-
-
-def _is_categorical(loss_fn):
-    return _is(loss_fn, keras.losses.CategoricalCrossentropy, keras.losses.categorical_crossentropy)
-
-
-def _is_binary(loss_fn):
-    return _is(loss_fn, keras.losses.BinaryCrossentropy, keras.losses.binary_crossentropy)
 
 
 def _from_logits(loss_fn, kind):
@@ -373,10 +280,3 @@ def _from_logits(loss_fn, kind):
     if not isinstance(loss_fn, kind):
         return kind(from_logits=True)
     return type(loss_fn).from_config({**loss_fn.get_config(), "from_logits": True})
-
-
-def _options(name, value, allowed):
-    for entry in keras.tree.flatten(value):
-        if entry not in allowed:
-            raise ValueError(f"Expected {name} to be one of {allowed}. Received: {entry!r}")
-    return value

@@ -9,7 +9,7 @@ from keras import layers, ops
 from keras_kd import heads, schedules
 from keras_kd.losses import Context, Ends, LogitsDistillation, binary_soft_target, soft_target
 
-GOLDEN = np.load(pathlib.Path(__file__).parent.parent / "golden" / "losses.npz")
+GOLDEN = np.load(pathlib.Path(__file__).parents[2] / "golden" / "losses.npz")
 
 
 def softmax(z):

@@ -1,6 +1,6 @@
 """Distillation losses: each a pure function and a thin class for the distiller."""
 
-from keras_kd.losses import response
+from keras_kd.losses import feature, response
 from keras_kd.losses.base import Context, DistillationLoss, Ends
 from keras_kd.losses.feature import FeatureDistillation
 from keras_kd.losses.registry import available, get, methods, table
@@ -16,6 +16,7 @@ __all__ = [
     "as_distillation_loss",
     "available",
     "binary_soft_target",
+    "feature",
     "get",
     "methods",
     "response",

@@ -5,14 +5,20 @@ import copy
 import keras
 from keras import ops
 
-from keras_kd.losses import base
+from keras_kd.losses import base, registry
 from keras_kd.numerics import at_least_float32, mean_over_positions, without_padding
 from keras_kd.projectors import check_same_shape, make_projector
 
 _AUTO = "auto"
 
 
-@keras.saving.register_keras_serializable(package="keras_kd")
+@registry.method(
+    "feature",
+    title="Hint with any Keras loss",
+    kind="feature",
+    needs="a layer of each",
+    reference="arXiv:1412.6550",
+)
 class FeatureDistillation(base.DistillationLoss):
     """Hints: a layer of the student follows a layer of the teacher.
 
@@ -63,7 +69,7 @@ class FeatureDistillation(base.DistillationLoss):
     def per_example(self, teacher_outputs, student_outputs, context):
         """Returns the loss of each example, summed over the outputs, shape [batch]."""
         if self.projector is not None:
-            student_outputs = self.projector(student_outputs)
+            student_outputs = self.projector(student_outputs, training=context.training)
 
         def value(loss_fn, teacher, student, index):
             check_same_shape(
@@ -130,5 +136,7 @@ class FeatureDistillation(base.DistillationLoss):
         config = dict(config)
         config["loss"] = base.deserialize_loss(config["loss"])
         if isinstance(config["projector"], dict):
-            config["projector"] = keras.saving.deserialize_keras_object(config["projector"])
+            # Keras empties the configuration of a functional model that it deserializes.
+            projector = copy.deepcopy(config["projector"])
+            config["projector"] = keras.saving.deserialize_keras_object(projector)
         return cls(**config)

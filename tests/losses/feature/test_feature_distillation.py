@@ -8,7 +8,7 @@ from keras import layers, ops
 
 from keras_kd.losses import Context, Ends, FeatureDistillation
 
-GOLDEN = np.load(pathlib.Path(__file__).parent.parent / "golden" / "losses.npz")
+GOLDEN = np.load(pathlib.Path(__file__).parents[2] / "golden" / "losses.npz")
 
 
 def value(loss, teacher, student, **context):
@@ -158,3 +158,12 @@ def test_config_round_trip(loss):
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         FeatureDistillation(**options)
+
+
+def test_a_projector_of_ones_own_normalizes_by_the_batch_in_training_alone(maps):
+    norm = layers.BatchNormalization()
+    loss = FeatureDistillation(projector=norm).connect(Ends(*map(ops.convert_to_tensor, maps)))
+    value(loss, *maps, training=False)
+    np.testing.assert_array_equal(norm.moving_mean, np.zeros(2))
+    value(loss, *maps, training=True)
+    assert np.all(norm.moving_mean != 0)

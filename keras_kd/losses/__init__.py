@@ -1,6 +1,6 @@
 """Distillation losses: each a pure function and a thin class for the distiller."""
 
-from keras_kd.losses import feature, response
+from keras_kd.losses import feature, relation, response
 from keras_kd.losses.base import Context, DistillationLoss, Ends
 from keras_kd.losses.feature import FeatureDistillation
 from keras_kd.losses.registry import available, get, methods, table
@@ -19,6 +19,7 @@ __all__ = [
     "feature",
     "get",
     "methods",
+    "relation",
     "response",
     "soft_target",
     "table",

@@ -1,6 +1,6 @@
 """Distillation losses: each a pure function and a thin class for the distiller."""
 
-from keras_kd.losses import feature, relation, response
+from keras_kd.losses import feature, relation, response, sequence
 from keras_kd.losses.base import Context, DistillationLoss, Ends
 from keras_kd.losses.feature import FeatureDistillation
 from keras_kd.losses.registry import available, get, methods, table
@@ -21,6 +21,7 @@ __all__ = [
     "methods",
     "relation",
     "response",
+    "sequence",
     "soft_target",
     "table",
 ]

@@ -6,6 +6,7 @@ from keras_kd import _backend as _backend
 from keras_kd import data, losses, metrics, schedules
 from keras_kd.distiller import Distiller
 from keras_kd.losses import DistillationLoss, FeatureDistillation, LogitsDistillation
+from keras_kd.suggest import suggest_layers
 
 __version__ = "0.1.0"
 
@@ -20,6 +21,7 @@ __all__ = [
     "metrics",
     "report",
     "schedules",
+    "suggest_layers",
 ]
 
 

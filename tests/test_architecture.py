@@ -52,6 +52,8 @@ WITHOUT_TENSORFLOW = {
     "features",
     "projectors",
     "heads",
+    "attention",
+    "suggest",
 }
 
 

@@ -3,6 +3,7 @@
 
     python tools/benchmark.py step                 # on a quiet machine: about ten minutes
     python tools/benchmark.py step --json step.json
+    python tools/benchmark.py losses               # each method beside soft targets
 
 `step` times short `fit` calls over the same tf.data pipeline, all in one process: our `Distiller`,
 the best hand-written `tf.function` loop for the same mathematics, a second copy of that loop as
@@ -20,7 +21,6 @@ import dataclasses
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +30,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # The package of this checkout, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import benchmark_losses
 import keras
 import numpy as np
 import tensorflow as tf
@@ -44,6 +45,7 @@ from timing import (
     Comparison,
     Run,
     Target,
+    resident_peak_mib,
     time_rounds,
 )
 
@@ -128,7 +130,10 @@ class Case:
 
 
 def network(name: str, image_size: int, width: int, *, depth: int, separable: bool) -> keras.Model:
-    """Three blocks of `depth` convolutions with BatchNormalization; their ends are named."""
+    """Three blocks of `depth` convolutions with BatchNormalization; their ends are named.
+
+    They are "block1" and so on, with "block1_norm" before the ReLU; then "pool" and "logits".
+    """
     inputs = x = keras.Input((image_size, image_size, 3))
     for block in range(3):
         for index in range(depth):
@@ -141,13 +146,14 @@ def network(name: str, image_size: int, width: int, *, depth: int, separable: bo
             else:
                 x = keras.layers.Conv2D(channels, 3, strides, padding="same", use_bias=False)(x)
             x = normalized_relu(x, end)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, keras.layers.Dense(CLASSES)(x), name=name)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, keras.layers.Dense(CLASSES, name="logits")(x), name=name)
 
 
 def normalized_relu(x: keras.KerasTensor, name: str | None = None) -> keras.KerasTensor:
     """BatchNormalization and ReLU; the latter may have a name."""
-    return keras.layers.ReLU(name=name)(keras.layers.BatchNormalization()(x))
+    norm = keras.layers.BatchNormalization(name=name and f"{name}_norm")
+    return keras.layers.ReLU(name=name)(norm(x))
 
 
 def hand_written(case: Case, dataset: tf.data.Dataset) -> Run:
@@ -318,13 +324,7 @@ def peak_memory_mib(case: Case, side: str, *, repeats: int) -> list[float]:
 def run_for_memory(case: Case, side: str) -> float:
     """Run `side` in this process; its peak resident memory in MiB."""
     warm_up({side: SIDES[side](case, case.dataset())}, times=3)
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not ru_maxrss: on Linux it starts at the peak of the process that started this one.
-        (line,) = (x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
-        return int(line.split()[1]) / 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return resident_peak_mib()
 
 
 # The command
@@ -486,6 +486,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", type=Path, help="write all numbers there")
     command.add_argument("--only-memory-of", choices=list(SIDES), help=argparse.SUPPRESS)
     command.add_argument("--case", help=argparse.SUPPRESS)
+    benchmark_losses.add_parser(commands, network)
     return top
 
 
@@ -501,6 +502,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and run; the exit code."""
     top = parser()
     args = top.parse_args(arguments)
+    if args.command != "step":
+        return args.run(args)
     missing = {HAND_WRITTEN, CONTROL} - set(args.sides)
     if missing:
         top.error(f"--sides needs {HAND_WRITTEN} and {CONTROL}: all ratios are to the first.")

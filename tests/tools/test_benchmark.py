@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import keras_kd
+
 PATH = Path(__file__).resolve().parents[2] / "tools" / "benchmark.py"
 
 
@@ -20,7 +22,7 @@ def benchmark():
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     yield module
-    del sys.modules[spec.name], sys.modules["timing"]
+    del sys.modules[spec.name], sys.modules["timing"], sys.modules["benchmark_losses"]
     monkeypatch.undo()
 
 
@@ -156,6 +158,7 @@ def test_bad_usage_exits_two(benchmark, arguments):
         benchmark.main(arguments)
 
 
+@pytest.mark.slow
 def test_tiny_run_times_every_side_and_writes_json(benchmark, tmp_path, capsys):
     """Two tiny rounds: the speed says nothing, that the five sides agree on the loss does."""
     path = tmp_path / "step.json"
@@ -182,3 +185,28 @@ def test_memory_of_one_side_is_that_of_its_own_process(benchmark):
     (mib,) = benchmark.peak_memory_mib(case, benchmark.PLAIN, repeats=1)
     del ballast
     assert 50 < mib < 1024
+
+
+def test_every_method_has_options_for_the_benchmark(benchmark):
+    """Each can be made with what `losses` gives it, `ft` apart, which wants a paraphraser."""
+    module = sys.modules["benchmark_losses"]
+    known = {name for name in keras_kd.losses.available() if name in module.OPTIONS}
+    assert known == set(module.OPTIONS)
+    tried = {*module.methods(sequence=False), *module.methods(sequence=True)}
+    assert tried == set(keras_kd.losses.available())
+
+
+@pytest.mark.slow
+def test_a_run_of_losses_compares_each_with_the_soft_target(benchmark, tmp_path, capsys):
+    path = tmp_path / "losses.json"
+    arguments = ["losses", "--methods", "sp", "hidden", "--rounds", "2", "--steps", "1"]
+    assert benchmark.main([*arguments, "--no-memory", "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())
+    assert [(row["models"], row["method"]) for row in rows] == [
+        ("pictures", "sp"),
+        ("encoders", "hidden"),
+    ]
+    for row in rows:
+        assert row["ratio"] > 0
+        assert [len(seconds) for seconds in row["seconds"].values()] == [2, 2]
+    assert "pictures  sp" in capsys.readouterr().out

@@ -120,20 +120,24 @@ def augment(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     )
 
 
-def convolution(x: keras.KerasTensor, channels: int, strides: int = 1) -> keras.KerasTensor:
-    """3x3 convolution, BatchNormalization, ReLU: one op once it is converted."""
+def convolution(
+    x: keras.KerasTensor, channels: int, strides: int = 1, name: str | None = None
+) -> keras.KerasTensor:
+    """3x3 convolution, BatchNormalization, ReLU `name`: one op once it is converted."""
     x = keras.layers.Conv2D(channels, 3, strides, padding="same", use_bias=False)(x)
-    return keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    return keras.layers.ReLU(name=name)(keras.layers.BatchNormalization()(x))
 
 
 def teacher_network(shape: tuple[int, int, int], width: int) -> keras.Model:
     """Five convolutions in three stages; 162,000 weights at a width of 32."""
     inputs = keras.Input(shape)
     x = keras.layers.MaxPooling2D()(convolution(inputs, width))
-    x = keras.layers.MaxPooling2D()(convolution(convolution(x, 3 * width // 2), 3 * width // 2))
-    x = convolution(convolution(x, 3 * width), 3 * width)
-    x = keras.layers.Dropout(0.3)(keras.layers.GlobalAveragePooling2D()(x))
-    return keras.Model(inputs, keras.layers.Dense(CLASSES)(x), name="teacher")
+    x = convolution(convolution(x, 3 * width // 2), 3 * width // 2, name="half")
+    x = keras.layers.MaxPooling2D()(x)
+    x = convolution(convolution(x, 3 * width), 3 * width, name="quarter")
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    outputs = keras.layers.Dense(CLASSES, name="logits")(keras.layers.Dropout(0.3)(x))
+    return keras.Model(inputs, outputs, name="teacher")
 
 
 def student_network(shape: tuple[int, int, int]) -> keras.Model:
@@ -144,11 +148,11 @@ def student_network(shape: tuple[int, int, int]) -> keras.Model:
     """
     inputs = keras.Input(shape)
     x = convolution(inputs, 8, strides=2)
-    x = convolution(x, 16)
+    x = convolution(x, 16, name="half")
     x = convolution(x, 20, strides=2)
-    x = convolution(x, 24)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, keras.layers.Dense(CLASSES)(x), name="student")
+    x = convolution(x, 24, name="quarter")
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, keras.layers.Dense(CLASSES, name="logits")(x), name="student")
 
 
 # Training, each model once: what is finished is read from its folder

@@ -8,6 +8,8 @@ import runpy
 
 import pytest
 
+import keras_kd
+
 ROOT = pathlib.Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
@@ -28,6 +30,10 @@ def test_the_main_path_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "student.tflite").read_bytes() == result["artifact"].content
     assert [row.runtime for row in result["rows"]] == ["litert", "tflm"]
     assert "Measurement" in capsys.readouterr().out
+
+
+def test_the_table_of_methods_is_that_of_the_registry():
+    assert keras_kd.losses.table() in README
 
 
 def test_the_main_path_has_ten_lines():

@@ -130,8 +130,8 @@ class Setting:
                 options |= {**LAST, "paraphraser": paraphraser}
             if method == "multi_teacher":
                 inputs = keras.Input((32, 32, 3))
-                copies = [teacher(inputs), keras.models.clone_model(teacher)(inputs)]
-                teacher = keras.Model(inputs, copies, name="teachers")
+                second = network("second_teacher", 32, 16, depth=2, separable=False)
+                teacher = keras.Model(inputs, [teacher(inputs), second(inputs)], name="teachers")
         loss = keras_kd.losses.get(method, **options)
         distiller = keras_kd.Distiller(teacher, student, loss)
         task = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

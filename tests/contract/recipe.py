@@ -60,7 +60,6 @@ class Recipe:
         shift_invariant: Whether adding a constant to all logits of an example changes nothing; for
             losses on logits.
         learning_rate: Of the plain gradient steps in which the loss has to fall.
-        jit: Whether the step can be compiled by XLA; a method that cannot says why in its docs.
     """
 
     make: Callable[[], keras.distillation.DistillationLoss]
@@ -71,7 +70,6 @@ class Recipe:
     non_negative: bool = True
     shift_invariant: bool = False
     learning_rate: float = 1e-3
-    jit: bool = True
 
 
 __all__ = ["CLASSES", "EXAMPLES", "IMAGE", "Recipe", "image_batch", "image_model", "wide"]

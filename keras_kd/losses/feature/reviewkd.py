@@ -16,6 +16,7 @@ from keras_kd.losses.feature.maps import (
     missing,
     nearest,
 )
+from keras_kd.losses.one_part import OnePart
 from keras_kd.numerics import at_least_float32
 
 
@@ -129,7 +130,7 @@ class ReviewFusion(layers.Layer):
     needs="layers of both, the shallowest first",
     reference="arXiv:2104.09044",
 )
-class ReviewKD(base.DistillationLoss):
+class ReviewKD(OnePart, base.DistillationLoss):
     """The student's fused stages follow the teacher's under `reviewkd`; summed over the stages.
 
     Vectors, such as the pooled feature that the paper takes as its last stage, count as maps of one
@@ -156,6 +157,8 @@ class ReviewKD(base.DistillationLoss):
 
     Reference: Chen et al., arXiv:2104.09044.
     """
+
+    part_name = "fusion"
 
     def __init__(
         self,
@@ -215,25 +218,9 @@ class ReviewKD(base.DistillationLoss):
             )
         return connected
 
-    def is_connected(self):
-        """Returns whether the fusion is made."""
-        return self.fusion is not None
-
-    @property
-    def parts(self):
-        """The fusion."""
-        return () if self.fusion is None else (self.fusion,)
-
     def get_config(self):
         """Returns the arguments of the constructor."""
-        fusion = self.fusion and keras.saving.serialize_keras_object(self.fusion)
-        return {**super().get_config(), "mid_channels": self.mid_channels, "fusion": fusion}
-
-    @classmethod
-    def from_config(cls, config):
-        """Makes the loss from what `get_config` gave."""
-        fusion = config["fusion"] and keras.saving.deserialize_keras_object(config["fusion"])
-        return cls(**{**config, "fusion": fusion})
+        return {**super().get_config(), "mid_channels": self.mid_channels}
 
 
 def as_list(paths):

@@ -17,6 +17,7 @@ from keras_kd.losses.feature.maps import (
     smaller_size,
 )
 from keras_kd.losses.feature.reviewkd import as_list
+from keras_kd.losses.one_part import OnePart
 from keras_kd.numerics import at_least_float32, l2_normalize
 
 
@@ -146,7 +147,7 @@ def _projection(student, teacher, name):
     needs="layers of both, any numbers of them",
     reference="arXiv:2012.03236",
 )
-class SemCKD(base.DistillationLoss):
+class SemCKD(OnePart, base.DistillationLoss):
     """Each of the student's layers follows those of the teacher that an attention chooses.
 
     No layers have to be paired by hand; see `SemanticCalibration` for what is trained along and
@@ -172,6 +173,8 @@ class SemCKD(base.DistillationLoss):
 
     Reference: Chen et al., arXiv:2012.03236.
     """
+
+    part_name = "calibration"
 
     def __init__(
         self, teacher_layer_name, student_layer_name, *, units=64, calibration=None, name=None
@@ -221,24 +224,6 @@ class SemCKD(base.DistillationLoss):
             )
         return connected
 
-    def is_connected(self):
-        """Returns whether attention and projections are made."""
-        return self.calibration is not None
-
-    @property
-    def parts(self):
-        """Attention and projections, in one layer."""
-        return () if self.calibration is None else (self.calibration,)
-
     def get_config(self):
         """Returns the arguments of the constructor."""
-        calibration = self.calibration and keras.saving.serialize_keras_object(self.calibration)
-        return {**super().get_config(), "units": self.units, "calibration": calibration}
-
-    @classmethod
-    def from_config(cls, config):
-        """Makes the loss from what `get_config` gave."""
-        calibration = config["calibration"] and keras.saving.deserialize_keras_object(
-            config["calibration"]
-        )
-        return cls(**{**config, "calibration": calibration})
+        return {**super().get_config(), "units": self.units}

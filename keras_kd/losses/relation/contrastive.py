@@ -7,6 +7,7 @@ import keras
 from keras import layers, ops
 
 from keras_kd.losses import base, registry
+from keras_kd.losses.one_part import OnePart
 from keras_kd.losses.relation.contrast import (
     contrast_scores,
     log_normalizer,
@@ -162,7 +163,7 @@ class ContrastMemory(layers.Layer):
     needs="example numbers (`keras_kd.data.with_index`)",
     reference="arXiv:1910.10699",
 )
-class ContrastiveRepresentation(base.DistillationLoss):
+class ContrastiveRepresentation(OnePart, base.DistillationLoss):
     """Student and teacher embed an example alike, and unlike other examples; see `crd`.
 
     Both sides, flattened to one vector an example, pass a trained linear embedding. Negatives are
@@ -199,6 +200,7 @@ class ContrastiveRepresentation(base.DistillationLoss):
     """
 
     needs = frozenset({"index"})
+    part_name = "memory"
 
     def __init__(
         self,
@@ -232,11 +234,6 @@ class ContrastiveRepresentation(base.DistillationLoss):
                 f"Expected memory to be None or a ContrastMemory. Received: {memory!r}"
             )
         self.memory = memory
-
-    @property
-    def parts(self):
-        """The memory, which holds the trained embeddings too."""
-        return () if self.memory is None else (self.memory,)
 
     def per_example(self, teacher_outputs, student_outputs, context):
         """Returns the loss of each example, shape [batch].
@@ -286,24 +283,10 @@ class ContrastiveRepresentation(base.DistillationLoss):
             )
         return connected
 
-    def is_connected(self):
-        """Returns whether there is a memory."""
-        return self.memory is not None
-
     def get_config(self):
         """Returns the arguments of the constructor."""
         names = ("n_data", "negatives", "dim", "temperature", "momentum", "seed")
-        memory = None if self.memory is None else keras.saving.serialize_keras_object(self.memory)
-        own = {name: getattr(self, name) for name in names}
-        return {**super().get_config(), **own, "memory": memory}
-
-    @classmethod
-    def from_config(cls, config):
-        """Makes the loss from what `get_config` gave."""
-        memory = config["memory"]
-        if isinstance(memory, dict):
-            memory = keras.saving.deserialize_keras_object(memory)
-        return cls(**{**config, "memory": memory})
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
     def _check_index(self, index):
         """Refuses numbers without a row, where there are values: on the first batch."""

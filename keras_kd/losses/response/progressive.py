@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_kd import schedules
 from keras_kd.losses import registry
+from keras_kd.losses.one_part import OnePart
 from keras_kd.losses.response.self_logits import SelfLogitsLoss
 from keras_kd.losses.response.targets import is_target
 from keras_kd.numerics import at_least_float32, tempered_log_softmax
@@ -116,7 +117,7 @@ class PredictionMemory(keras.layers.Layer):
     needs="labels, example numbers",
     reference="arXiv:2006.12000",
 )
-class ProgressiveSelfDistillation(SelfLogitsLoss):
+class ProgressiveSelfDistillation(OnePart, SelfLogitsLoss):
     """Labels softened by what the student said of the same example the last time it saw it.
 
     It is the whole loss of the paper, with labels: `student_loss_weight=0.0`. The distiller's
@@ -149,6 +150,7 @@ class ProgressiveSelfDistillation(SelfLogitsLoss):
 
     needs = frozenset({"labels", "index"})
     arguments = ("examples", "alpha")
+    part_name = "memory"
 
     def __init__(self, *, examples, alpha=0.8, memory=None, **options):
         super().__init__(**options)
@@ -194,27 +196,3 @@ class ProgressiveSelfDistillation(SelfLogitsLoss):
                 )
             connected.memory = PredictionMemory(self.examples, shape, name=f"{self.name}_memory")
         return connected
-
-    def is_connected(self):
-        """Returns whether the student's form is known and the memory is there."""
-        return super().is_connected() and self.memory is not None
-
-    @property
-    def parts(self):
-        """The memory."""
-        return () if self.memory is None else (self.memory,)
-
-    def get_config(self):
-        """Returns the arguments of the constructor."""
-        memory = None
-        if self.memory is not None:
-            memory = keras.saving.serialize_keras_object(self.memory)
-        return {**super().get_config(), "memory": memory}
-
-    @classmethod
-    def from_config(cls, config):
-        """Makes the loss from what `get_config` gave."""
-        memory = config["memory"]
-        if isinstance(memory, dict):
-            memory = keras.saving.deserialize_keras_object(memory)
-        return super().from_config({**config, "memory": memory})

@@ -7,8 +7,9 @@ and the third-party `tflite` (which trails the schema by a release or more). Lit
 level of a package that this project depends on anyway, is generated from the schema of the runtime
 that will read the file, and imports nothing but `flatbuffers`.
 
-A flatbuffer in Python is not verified before it is read, so a damaged file is caught where it is
-read, and said to be one.
+A flatbuffer in Python is not verified before it is read. So `flatbuffer_bounds.py` walks it first,
+which bounds the work and the memory by the file's size, and `model_consistency.py` refuses what
+would lead whoever uses a `ModelInfo` astray: indices, shapes, scales and orders that cannot be.
 """
 
 from __future__ import annotations
@@ -17,12 +18,32 @@ import collections
 import dataclasses
 import functools
 import os
+import re
 import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
+from keras_kd.deploy.flatbuffer_bounds import check_bounds
+from keras_kd.deploy.model_consistency import check_graphs, check_index, check_tensor
+
 FILE_IDENTIFIER = b"TFL3"
+_NUMPY_DTYPES = frozenset({"bool", "float16", "float32", "float64"}) | {
+    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+# Options that hold a number of an enumeration, in whichever op they stand.
+_OPTION_ENUMS = {
+    "fusedActivationFunction": "ActivationFunctionType",
+    "padding": "Padding",
+    "weightsFormat": "FullyConnectedOptionsWeightsFormat",
+    "kernelType": "LSTMKernelType",
+    "mode": "MirrorPadMode",
+    "inDataType": "TensorType",
+    "outDataType": "TensorType",
+}
 FLOAT_DTYPES = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 
@@ -42,6 +63,7 @@ class Tensor:
     buffer: int
     buffer_bytes: int
     is_variable: bool
+    is_sparse: bool = False
 
     @property
     def is_constant(self) -> bool:
@@ -50,8 +72,11 @@ class Tensor:
 
     @property
     def is_float(self) -> bool:
-        """Whether its numbers are floating point."""
-        return self.dtype in FLOAT_DTYPES
+        """Whether it has numbers, and they are floating point.
+
+        An int8 LSTM has float tensors of no size, for scales of a layer normalization.
+        """
+        return self.dtype in FLOAT_DTYPES and 0 not in self.shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +84,8 @@ class Op:
     """One operator. `name` is TFLite's ("CONV_2D"), or a custom op's own ("FlexErf").
 
     `inputs` and `outputs` are tensor indices in its subgraph; -1 is an optional input left out.
+    `options` are the builtin options by the schema's names in snake case, enumerations by name:
+    {"padding": "SAME", "stride_w": 1, "fused_activation_function": "RELU6", ...}.
     """
 
     index: int
@@ -68,6 +95,7 @@ class Op:
     is_custom: bool
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +137,31 @@ class ModelInfo:
     signatures: tuple[Signature, ...]
     buffer_bytes: tuple[int, ...]
     metadata: tuple[tuple[str, int], ...]
+    content: bytes = dataclasses.field(repr=False, compare=False)
+
+    def values(self, tensor: Tensor) -> np.ndarray | None:
+        """A constant's numbers, in its shape; None for what the file does not hold.
+
+        Raises:
+            ValueError: The type has no NumPy counterpart.
+        """
+        if not tensor.is_constant or tensor.is_sparse:
+            return None
+        data = buffer_content(self.content, tensor.buffer)
+        if tensor.dtype not in _NUMPY_DTYPES:
+            raise ValueError(
+                f"Expected a constant of {', '.join(sorted(_NUMPY_DTYPES))}. "
+                f"Received: '{tensor.name}' of {tensor.dtype}."
+            )
+        return np.frombuffer(data, tensor.dtype).reshape(tensor.shape)
+
+    def origin(self, op: Op) -> str:
+        """Where an op came from: the name of its first output, up to the first ";".
+
+        The converter takes it from the layer: "dense/BiasAdd;dense/MatMul".
+        """
+        names = [self.tensor(i, op.subgraph).name for i in op.outputs if i >= 0]
+        return names[0].split(";")[0] if names else ""
 
     def tensor(self, index: int, subgraph: int = 0) -> Tensor:
         """The tensor of that index."""
@@ -168,9 +221,10 @@ def model_info(model: bytes | str | os.PathLike) -> ModelInfo:
             "Hint: convert a Keras model with `keras_kd.deploy.convert` or `keras-kd convert`."
         )
     try:
+        check_bounds(content, _option_tables())
         return _parsed(content)
     except (struct.error, IndexError, TypeError, ValueError, KeyError, AttributeError) as err:
-        # What flatbuffers' accessors raise on offsets that lead nowhere.
+        # The first two and the last three are what flatbuffers' accessors raise on odd offsets.
         raise ValueError(
             f"Expected a whole TFLite flatbuffer. Received: {label}, {len(content)} bytes, cut "
             f"short or damaged ({type(err).__name__}: {err}). Hint: convert it again."
@@ -186,6 +240,19 @@ def _content(model: bytes | str | os.PathLike) -> tuple[bytes, str]:
         "Expected a TFLite flatbuffer as bytes, or the path of one. "
         f"Received: {type(model).__name__}. Hint: an Artifact's bytes are its `.content`."
     )
+
+
+def buffer_content(content: bytes, index: int) -> bytes:
+    """The bytes of one buffer, where they lie within the flatbuffer or behind it."""
+    buffer = _schema().Model.GetRootAs(content).Buffers(index)
+    if _is_external(buffer):
+        return content[buffer.Offset() : buffer.Offset() + buffer.Size()]
+    return b"" if buffer.DataIsNone() else buffer.DataAsNumpy().tobytes()
+
+
+def _is_external(buffer: Any) -> bool:
+    """Whether the bytes lie behind the flatbuffer; where both are, LiteRT takes those in it."""
+    return buffer.DataIsNone() and buffer.Offset() > 1  # schema.fbs, Buffer: 0 and 1 are none.
 
 
 def _schema() -> ModuleType:
@@ -205,23 +272,43 @@ def builtin_op_names() -> frozenset[str]:
     return frozenset(_enum_names("BuiltinOperator").values()) - {"CUSTOM"}
 
 
+@functools.cache
+def _option_tables() -> dict[int, str]:
+    """The table of each type of builtin options; type 0 is none."""
+    return {kind: name for kind, name in _enum_names("BuiltinOptions").items() if kind}
+
+
 def _parsed(content: bytes) -> ModelInfo:
     model = _schema().Model.GetRootAs(content)
     buffer_bytes = tuple(
-        max(model.Buffers(i).DataLength(), model.Buffers(i).Size())
-        for i in range(model.BuffersLength())
+        _buffer_bytes(model.Buffers(i), content) for i in range(model.BuffersLength())
     )
     graphs = [model.Subgraphs(i) for i in range(model.SubgraphsLength())]
     if not graphs:
         raise ValueError("no subgraph")
+    counts = [graph.TensorsLength() for graph in graphs]
     signatures = tuple(
-        _signature(model.SignatureDefs(i)) for i in range(model.SignatureDefsLength())
+        _signature(model.SignatureDefs(i), counts) for i in range(model.SignatureDefsLength())
     )
     tensors = tuple(
         _tensor(graph.Tensors(i), i, number, buffer_bytes)
         for number, graph in enumerate(graphs)
         for i in range(graph.TensorsLength())
     )
+    for number, graph in enumerate(graphs):
+        for index in _numbers(graph.InputsAsNumpy()) + _numbers(graph.OutputsAsNumpy()):
+            check_index(index, counts[number], "an input or output")
+    codes = [_op_code(model.OperatorCodes(i)) for i in range(model.OperatorCodesLength())]
+    ops = tuple(
+        _op(graph.Operators(i), i, number, codes, counts[number])
+        for number, graph in enumerate(graphs)
+        for i in range(graph.OperatorsLength())
+    )
+    variables = {(t.subgraph, t.index) for t in tensors if t.is_variable}
+    check_graphs(ops, variables, len(graphs))
+    metadata = tuple(_metadata(model.Metadata(i)) for i in range(model.MetadataLength()))
+    for _, buffer in metadata:
+        check_index(buffer, len(buffer_bytes), "a metadata's buffer")
     names = {tensor.index: tensor.name for tensor in tensors if tensor.subgraph == 0}
     main = next((s for s in signatures if s.subgraph == 0), None)
     return ModelInfo(
@@ -229,21 +316,29 @@ def _parsed(content: bytes) -> ModelInfo:
         schema_version=model.Version(),
         description=_text(model.Description()),
         subgraph_names=tuple(_text(graph.Name()) for graph in graphs),
-        ops=tuple(
-            _op(graph.Operators(i), i, number, model)
-            for number, graph in enumerate(graphs)
-            for i in range(graph.OperatorsLength())
-        ),
+        ops=ops,
         tensors=tensors,
         inputs=_slots(graphs[0].InputsAsNumpy(), main.inputs if main else (), names),
         outputs=_slots(graphs[0].OutputsAsNumpy(), main.outputs if main else (), names),
         signatures=signatures,
         buffer_bytes=buffer_bytes,
-        metadata=tuple(
-            (_text(model.Metadata(i).Name()), model.Metadata(i).Buffer())
-            for i in range(model.MetadataLength())
-        ),
+        metadata=metadata,
+        content=content,
     )
+
+
+def _buffer_bytes(buffer: Any, content: bytes) -> int:
+    if not _is_external(buffer):
+        return buffer.DataLength()
+    if buffer.Offset() + buffer.Size() > len(content):
+        raise ValueError(
+            f"a buffer leads from byte {buffer.Offset():,} to {buffer.Offset() + buffer.Size():,}"
+        )
+    return buffer.Size()
+
+
+def _metadata(metadata: Any) -> tuple[str, int]:
+    return _text(metadata.Name()), metadata.Buffer()
 
 
 def _slots(
@@ -256,9 +351,14 @@ def _slots(
     return tuple((named[i].pop(0) if named.get(i) else names[i], i) for i in _numbers(indices))
 
 
-def _signature(signature: Any) -> Signature:
+def _signature(signature: Any, tensor_counts: Sequence[int]) -> Signature:
+    check_index(signature.SubgraphIndex(), len(tensor_counts), "a signature's subgraph")
+
     def slots(count: int, item: Any) -> tuple[tuple[str, int], ...]:
-        return tuple((_text(item(i).Name()), item(i).TensorIndex()) for i in range(count))
+        found = tuple((_text(item(i).Name()), item(i).TensorIndex()) for i in range(count))
+        for name, index in found:
+            check_index(index, tensor_counts[signature.SubgraphIndex()], f"'{name}'")
+        return found
 
     return Signature(
         key=_text(signature.SignatureKey()),
@@ -273,7 +373,11 @@ def _tensor(tensor: Any, index: int, subgraph: int, buffer_bytes: tuple[int, ...
     scales = _numbers(quantization.ScaleAsNumpy()) if quantization else ()
     zero_points = _numbers(quantization.ZeroPointAsNumpy()) if quantization else ()
     shape = _numbers(tensor.ShapeAsNumpy())
-    return Tensor(
+    if len(zero_points) <= 1:
+        # A file may give one for all scales, or leave them out: they are zeros then.
+        zero_points = (zero_points or (0,)) * len(scales)
+    check_index(tensor.Buffer(), len(buffer_bytes), f"the buffer of tensor {index}")
+    described = Tensor(
         index=index,
         subgraph=subgraph,
         name=_text(tensor.Name()),
@@ -281,29 +385,63 @@ def _tensor(tensor: Any, index: int, subgraph: int, buffer_bytes: tuple[int, ...
         shape_signature=_numbers(tensor.ShapeSignatureAsNumpy()) or shape,
         dtype=_enum_names("TensorType")[tensor.Type()].lower(),
         scales=scales,
-        # A file may leave the zero points out: they are zeros then.
-        zero_points=zero_points or (0,) * len(scales),
+        zero_points=zero_points,
         quantized_axis=quantization.QuantizedDimension() if len(scales) > 1 else None,
         buffer=tensor.Buffer(),
         buffer_bytes=buffer_bytes[tensor.Buffer()],
         is_variable=bool(tensor.IsVariable()),
+        is_sparse=tensor.Sparsity() is not None,
     )
+    check_tensor(described)
+    return described
 
 
-def _op(operator: Any, index: int, subgraph: int, model: Any) -> Op:
-    code = model.OperatorCodes(operator.OpcodeIndex())
+def _op_code(code: Any) -> tuple[str, int, bool]:
+    """Name, version, and whether it is a custom op."""
     # Codes up to 127 were once a byte: old files fill only that field (schema.fbs, OperatorCode).
-    builtin = _enum_names("BuiltinOperator")[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+    number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+    builtin = _enum_names("BuiltinOperator").get(number)
+    if builtin is None:
+        raise ValueError(f"operator code {number}, which the schema does not have")
     is_custom = builtin == "CUSTOM"
+    return _text(code.CustomCode()) if is_custom else builtin, code.Version(), is_custom
+
+
+def _op(
+    operator: Any, index: int, subgraph: int, codes: Sequence[tuple[str, int, bool]], tensors: int
+) -> Op:
+    check_index(operator.OpcodeIndex(), len(codes), f"the operator code of op {index}")
+    name, version, is_custom = codes[operator.OpcodeIndex()]
+    inputs, outputs = _numbers(operator.InputsAsNumpy()), _numbers(operator.OutputsAsNumpy())
+    for tensor in inputs + outputs:
+        check_index(tensor, tensors, f"a tensor of op {index} ({name})", optional=True)
     return Op(
         index=index,
         subgraph=subgraph,
-        name=_text(code.CustomCode()) if is_custom else builtin,
-        version=code.Version(),
+        name=name,
+        version=version,
         is_custom=is_custom,
-        inputs=_numbers(operator.InputsAsNumpy()),
-        outputs=_numbers(operator.OutputsAsNumpy()),
+        inputs=inputs,
+        outputs=outputs,
+        options={} if is_custom else _options(operator),
     )
+
+
+def _options(operator: Any) -> dict[str, Any]:
+    """An op's builtin options, read through the class that the schema generated for their type."""
+    schema = _schema()
+    kind, table = operator.BuiltinOptionsType(), operator.BuiltinOptions()
+    if not kind or table is None:
+        return {}
+    read = getattr(schema, f"{_enum_names('BuiltinOptions')[kind]}T")
+    found = {}
+    for key, value in vars(read.InitFromBuf(table.Bytes, table.Pos)).items():
+        if key in _OPTION_ENUMS:
+            value = _enum_names(_OPTION_ENUMS[key]).get(value, str(value))
+        elif isinstance(value, np.ndarray):
+            value = tuple(value.tolist())
+        found[re.sub("[A-Z]", lambda letter: f"_{letter.group().lower()}", key)] = value
+    return found
 
 
 def _numbers(vector: Any) -> tuple:

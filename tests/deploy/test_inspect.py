@@ -1,12 +1,14 @@
 """What is read from a flatbuffer, against what was put there; and against the runtime's view."""
 
 import dataclasses
+import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from ai_edge_litert import interpreter as litert
+from ai_edge_litert import schema_py_generated as schema
 
 from keras_kd import deploy
 from keras_kd.deploy import inspect
@@ -113,13 +115,129 @@ def test_what_is_no_flatbuffer(converted, tmp_path):
     assert refused > 20
 
 
+def test_options_by_their_names(converted):
+    """Of the student's layers, as its Keras code says: 3x3 convolution with ReLU, 2x2 pooling."""
+    info = deploy.model_info(converted("int8").content)
+    first = {op.name: op.options for op in reversed(info.ops)}
+    conv = first["CONV_2D"]
+    assert (conv["padding"], conv["fused_activation_function"]) == ("VALID", "RELU")
+    assert (conv["stride_w"], conv["stride_h"]) == (1, 1)
+    assert (conv["dilation_w_factor"], conv["dilation_h_factor"]) == (1, 1)
+    pool = first["MAX_POOL_2D"]
+    assert (pool["filter_width"], pool["filter_height"], pool["padding"]) == (2, 2, "VALID")
+    dense = first["FULLY_CONNECTED"]
+    assert dense["fused_activation_function"] == "RELU"
+    assert (dense["weights_format"], dense["keep_num_dims"]) == ("DEFAULT", False)
+
+
+def test_options_that_are_vectors_and_enumerations(by_hand):
+    reshape = schema.ReshapeOptionsT()
+    reshape.newShape = [2, 2]
+    tensors = [by_hand.tensor("a")], [by_hand.tensor("b", (2, 2))]
+    (op,) = deploy.model_info(by_hand.one_op("RESHAPE", *tensors, reshape, "ReshapeOptions")).ops
+    assert op.options == {"new_shape": (2, 2)}
+    cast = schema.CastOptionsT()
+    cast.inDataType, cast.outDataType = schema.TensorType.INT8, schema.TensorType.FLOAT32
+    (op,) = deploy.model_info(by_hand.one_op("CAST", *tensors, cast, "CastOptions")).ops
+    assert op.options == {"in_data_type": "INT8", "out_data_type": "FLOAT32"}
+    # A number that the enumeration does not have is shown as it is.
+    pool = schema.Pool2DOptionsT()
+    pool.padding = 9
+    (op,) = deploy.model_info(by_hand.one_op("MAX_POOL_2D", *tensors, pool, "Pool2DOptions")).ops
+    assert op.options["padding"] == "9"
+    (op,) = deploy.model_info(by_hand.chain(["+Own"])).ops
+    assert op.options == {}
+
+
+def test_origin_is_the_first_outputs_name(by_hand, converted):
+    tensors = [by_hand.tensor("in"), by_hand.tensor("dense/BiasAdd;dense/MatMul;other")]
+    info = deploy.model_info(by_hand.chain(["RELU"], tensors))
+    assert info.origin(info.ops[0]) == "dense/BiasAdd"
+    assert info.origin(dataclasses.replace(info.ops[0], outputs=())) == ""
+    # Of a real student: Keras's layers, with the number that TensorFlow adds.
+    info = deploy.model_info(converted("int8").content)
+    assert info.origin(info.ops[0]).startswith("relu_1/")
+
+
+def test_values_of_constants(converted, student):
+    """scale * stored is the Keras weight, to half a step."""
+    info = deploy.model_info(converted("int8").content)
+    logits = next(op for op in reversed(info.ops) if op.name == "FULLY_CONNECTED")
+    kernel = info.tensor(logits.inputs[1])
+    stored = info.values(kernel)
+    assert (stored.shape, stored.dtype) == ((4, 32), "int8")
+    scales = np.asarray(kernel.scales)[:, None]
+    expected = student.get_layer("logits").get_weights()[0].T
+    # Rounding to the nearest step, and float32's own in the scale.
+    assert np.all(np.abs(scales * stored - expected) <= scales * (0.5 + 1e-4))
+    assert info.values(info.tensor(logits.outputs[0])) is None
+
+
+def test_values_without_a_numpy_type(by_hand):
+    def change(model):
+        model.subgraphs[0].tensors[0].type = schema.TensorType.INT4
+        model.buffers[0].data = [0x21, 0x43]
+
+    info = deploy.model_info(by_hand.edited(by_hand.chain(["RELU"]), with_constant(change)))
+    with pytest.raises(ValueError, match=r"Expected a constant of .* Received: 't0' of int4"):
+        info.values(info.tensors[0])
+
+
+def with_constant(change):
+    """The second tensor stays without a buffer of its own."""
+
+    def both(model):
+        model.buffers.append(schema.BufferT())
+        model.subgraphs[0].tensors[1].buffer = 1
+        change(model)
+
+    return both
+
+
+def test_buffers_behind_the_flatbuffer(by_hand):
+    """As files beyond two gigabytes have them: offset and size, from the start of the file."""
+    numbers = np.array([1, -2, 3, -4], "int8")
+
+    def behind(offset, size):
+        def change(model):
+            model.buffers[0].offset, model.buffers[0].size = offset, size
+
+        return by_hand.edited(by_hand.chain(["RELU"]), with_constant(change))
+
+    length = len(behind(1 << 20, 4))
+    content = behind(length, 4) + numbers.tobytes()
+    assert len(content) == length + 4
+    info = deploy.model_info(content)
+    first, second = info.tensors
+    assert (first.is_constant, first.buffer_bytes, second.is_constant) == (True, 4, False)
+    np.testing.assert_array_equal(info.values(first), numbers.reshape(1, 4))
+    assert inspect.buffer_content(content, 0) == numbers.tobytes()
+    with pytest.raises(ValueError, match="a buffer leads from byte"):
+        deploy.model_info(content[:-1])
+
+
+def test_sparse_constants_are_told_and_not_read(by_hand):
+    def change(model):
+        tensor = model.subgraphs[0].tensors[0]
+        tensor.sparsity = schema.SparsityParametersT()
+        model.buffers[0].data = [1, 2]
+
+    info = deploy.model_info(by_hand.edited(by_hand.chain(["RELU"]), with_constant(change)))
+    assert (info.tensors[0].is_sparse, info.tensors[1].is_sparse) == (True, False)
+    assert info.values(info.tensors[0]) is None
+
+
 def test_no_interpreter_and_no_tensorflow_is_needed():
-    """Seen from the modules that `inspect.py` itself imports; the package's `__init__` is heavy."""
+    """Seen from `inspect.py` itself: the packages' own `__init__` files are left out."""
+    folder = pathlib.Path(inspect.__file__).parent
     code = (
-        "import importlib.util, sys; "
-        f"spec = importlib.util.spec_from_file_location('own', {inspect.__file__!r}); "
-        "module = importlib.util.module_from_spec(spec); sys.modules['own'] = module; "
-        "spec.loader.exec_module(module); module.builtin_op_names(); "
+        "import sys, types\n"
+        f"for name, path in (('keras_kd', {str(folder.parent)!r}),"
+        f" ('keras_kd.deploy', {str(folder)!r})):\n"
+        "    sys.modules[name] = types.ModuleType(name)\n"
+        "    sys.modules[name].__path__ = [path]\n"
+        "from keras_kd.deploy import inspect\n"
+        "inspect.builtin_op_names()\n"
         "print('tensorflow' in sys.modules, 'ai_edge_litert.interpreter' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)

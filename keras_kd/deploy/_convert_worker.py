@@ -1,7 +1,7 @@
 """Runs TensorFlow's converter on a SavedModel: the child process of `keras_kd.deploy.convert`.
 
 The only import of `tf.lite`. It is run as a file, in a process of its own, because the converter
-can end its process (full int8 of a rolled LSTM does). It imports neither keras_kd nor Keras, so
+can end its process (full int8 of a loop does). It imports neither keras_kd nor Keras, so
 that the child pays for TensorFlow's import alone.
 
 Its one argument is a JSON request: saved_model, signature, quantization, input_dtype, output_dtype,

@@ -127,7 +127,7 @@ def _crash_hint(number: int, quantization: str) -> str:
     if number == signal.SIGKILL:
         return "SIGKILL comes from outside: out of memory? Fewer calibration examples take less."
     if quantization in ("int8", "int16x8"):
-        return "integer conversion of a rolled LSTM or GRU crashes it: give the layer unroll=True."
+        return "a loop crashes it in an integer scheme: replace a while_loop or scan of your own."
     return "the lines above say where it was."
 
 

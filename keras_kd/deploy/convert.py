@@ -25,7 +25,7 @@ from keras_kd.deploy.conversion_process import ConversionError, refusal_of_ops, 
 if TYPE_CHECKING:
     import keras
 
-    from keras_kd.deploy.saved_model import InputSpec
+    from keras_kd.deploy.saved_model import InputSpec, StudentInputs
 
 # Integer schemes, and what may stand at their inputs and outputs; the first is the default.
 INTEGER_INTERFACES = {"int8": ("int8", "uint8", "float32"), "int16x8": ("int16", "float32")}
@@ -52,6 +52,10 @@ def convert(
 
     The student is read, never changed. It is traced at a batch of 1 and written as a SavedModel
     here; TensorFlow's converter runs on that in another process, since it can end its own.
+
+    In int8 an LSTM becomes one fused op, which remembers: whoever runs the model resets its
+    variable tensors before each sequence, as `predict` does. With `unroll=True`, and of other kinds
+    or in int16x8, recurrent layers are unrolled: see `keras_kd.deploy.recurrent`.
 
     Args:
         student: A built Keras model: functional, Sequential or subclassed, with one or several
@@ -83,7 +87,8 @@ def convert(
 
     Raises:
         TypeError: An argument of the wrong type.
-        ValueError: An argument that does not fit the scheme or the student.
+        ValueError: An argument that does not fit the scheme or the student, or a recurrent layer
+            that is stateful, or too long or masked for an integer scheme.
         OSError: The path cannot be written; known before the conversion is run.
         ConversionError: The converter failed or crashed, or the result has custom or Flex ops, or
             float tensors that `allow_float` does not name.
@@ -107,8 +112,10 @@ def convert(
     if path is not None:
         check_writable(path)
 
+    from keras_kd.deploy import repair
     from keras_kd.deploy.calibration import calibration_examples
     from keras_kd.deploy.calibration_range import check_range
+    from keras_kd.deploy.recurrent import traced_for
     from keras_kd.deploy.saved_model import in_float32, student_inputs, write_saved_model
 
     inputs = student_inputs(student)
@@ -125,7 +132,8 @@ def convert(
 
     with tempfile.TemporaryDirectory(prefix="keras_kd_convert_") as folder:
         saved_model = Path(folder, "saved_model")
-        output_names = write_saved_model(source, inputs, saved_model)
+        with traced_for(source, quantization):
+            output_names = write_saved_model(source, inputs, saved_model)
         for _ in range(CONVERSIONS):
             content = run_converter(
                 Path(folder),
@@ -140,11 +148,12 @@ def convert(
             )
             if quantization != "int8" or not _has_float_split(content):
                 break
-    content = _in_model_order(content, [spec.name for spec in inputs.specs], output_names)
+    content = repair.in_model_order(content, [spec.name for spec in inputs.specs], output_names)
+    content = repair.with_true_scales(repair.without_cell_clip(content))
     info = inspect.model_info(content)
     _check_custom_ops(info)
     if quantization in INTEGER_INTERFACES:
-        _check_float_tensors(info, source, allow_float)
+        _check_float_tensors(info, source, allow_float, inputs, examples)
     described = interface(info)
     _check_interface(described, inputs.specs, dtypes)
     artifact = Artifact(
@@ -250,43 +259,19 @@ def _check_interface(
             )
 
 
-def _in_model_order(
-    content: bytes, input_names: Sequence[str], output_names: Sequence[str]
-) -> bytes:
-    """The flatbuffer with its inputs and outputs listed in the Keras model's order.
-
-    The converter sorts them its own way. The two vectors of tensor indices are permuted in place,
-    so `input(0)` on a microcontroller is the model's first input; signatures go by tensor index
-    and are not touched.
-    """
-    from ai_edge_litert import schema_py_generated
-
-    info = inspect.model_info(content)
-    buffer = bytearray(content)
-    graph = schema_py_generated.Model.GetRootAs(buffer).Subgraphs(0)
-    for names, slots, vector in (
-        (input_names, info.inputs, graph.InputsAsNumpy()),
-        (output_names, info.outputs, graph.OutputsAsNumpy()),
-    ):
-        places = dict(slots)
-        if sorted(places) != sorted(names):
-            raise ConversionError(
-                f"Expected the converted model to have {sorted(names)}. Received: {sorted(places)}."
-                " Hint: an input that no output depends on vanishes; leave it out of the student."
-            )
-        vector[:] = [places[name] for name in names]
-    return bytes(buffer)
-
-
 def _check_custom_ops(info: inspect.ModelInfo) -> None:
     if info.custom_ops:
         raise ConversionError(refusal_of_ops(info.custom_ops))
 
 
 def _check_float_tensors(
-    info: inspect.ModelInfo, student: keras.Model, allow_float: tuple[str, ...]
+    info: inspect.ModelInfo,
+    student: keras.Model,
+    allow_float: tuple[str, ...],
+    inputs: StudentInputs,
+    examples: Sequence[np.ndarray],
 ) -> None:
-    from keras_kd.deploy.float_tensors import left_over, unknown_names
+    from keras_kd.deploy.float_tensors import largest_error, left_over, price, unknown_names
 
     left = left_over(info, student)
     unknown = unknown_names(allow_float, info, student, left)
@@ -300,7 +285,15 @@ def _check_float_tensors(
     if refused:
         listing = "".join(f"\n  {found.described()}" for found in refused)
         layers = sorted({found.layer or found.tensor for found in refused})
+        error = largest_error(info.content, student, inputs, examples)
+        allowed = ""
+        if error is not None:
+            allowed = (
+                f" As it is, the model is off by up to {error:.1%} of an output's range, on the "
+                "first of the calibration's examples."
+            )
         raise ConversionError(
             f"Expected an all-integer model. Received: {len(refused)} float tensors:{listing}\n"
+            f"{price(info).described()}{allowed}\n"
             f"Hint: replace the layers, or allow them: allow_float={layers!r}."
         )

@@ -1,16 +1,24 @@
-"""Float tensors that a conversion left in an integer model, and the layers they came from."""
+"""Float tensors that a conversion left in an integer model: their layers, and what they cost."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from keras_kd.deploy import inspect
 
 if TYPE_CHECKING:
     import keras
+
+    from keras_kd.deploy.saved_model import StudentInputs
+
+# Enough to see an error of per cents, in a fraction of the conversion's time.
+MEASURED_EXAMPLES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +45,36 @@ class FloatTensor:
         return f"'{self.tensor}' {kind} from {origin}, at {', '.join(self.ops)}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """How much of an integer model is computed in float.
+
+    Attributes:
+        ops: Ops with a float tensor, those that convert to and from float among them.
+        all_ops: All ops.
+        elements: Numbers in float tensors that the ops hand on; constants are none.
+        all_elements: Numbers in all tensors that the ops hand on.
+    """
+
+    ops: int
+    all_ops: int
+    elements: int
+    all_elements: int
+
+    def described(self) -> str:
+        """One sentence for a person."""
+        share = self.elements / max(self.all_elements, 1)
+        return (
+            f"{self.ops} of {self.all_ops} ops read or write them, and {self.elements:,} of the "
+            f"{self.all_elements:,} numbers that ops hand on are float ({share:.0%})."
+        )
+
+
 def left_over(info: inspect.ModelInfo, student: keras.Model) -> tuple[FloatTensor, ...]:
     """Every float tensor but the inputs and outputs that were asked to be float."""
-    layers = _layers_by_path(student)
-    interface = {index for _, index in info.inputs + info.outputs}
+    layers = layers_by_path(student)
     found = []
-    for tensor in info.float_tensors:
-        if tensor.subgraph == 0 and tensor.index in interface:
-            continue
+    for tensor in _inner_float_tensors(info):
         around = [
             op
             for op in info.ops
@@ -64,6 +94,77 @@ def left_over(info: inspect.ModelInfo, student: keras.Model) -> tuple[FloatTenso
     return tuple(found)
 
 
+def _inner_float_tensors(info: inspect.ModelInfo) -> list[inspect.Tensor]:
+    """All but the model's inputs and outputs."""
+    ends = {index for _, index in info.inputs + info.outputs}
+    return [
+        tensor
+        for tensor in info.float_tensors
+        if not (tensor.subgraph == 0 and tensor.index in ends)
+    ]
+
+
+def price(info: inspect.ModelInfo) -> Price:
+    """What the float tensors between inputs and outputs cost."""
+    floats = {(t.subgraph, t.index) for t in _inner_float_tensors(info)}
+    handed_on = {(op.subgraph, index) for op in info.ops for index in op.outputs}
+
+    def elements(places: set[tuple[int, int]]) -> int:
+        return sum(math.prod(info.tensor(index, graph).shape) for graph, index in places)
+
+    return Price(
+        ops=sum(
+            any((op.subgraph, index) in floats for index in op.inputs + op.outputs)
+            for op in info.ops
+        ),
+        all_ops=len(info.ops),
+        elements=elements(floats & handed_on),
+        all_elements=elements(handed_on),
+    )
+
+
+def largest_error(
+    content: bytes, student: keras.Model, inputs: StudentInputs, examples: Sequence[np.ndarray]
+) -> float | None:
+    """The largest difference from the student on a few examples, by the output's range.
+
+    Args:
+        content: The converted model.
+        student: What it was converted from.
+        inputs: What the student is fed.
+        examples: An array [examples, ...] for each input.
+
+    Returns:
+        max |converted - student| / (max student - min student), the largest of all outputs; None
+        where LiteRT does not run the model.
+    """
+    from keras_kd.deploy.interpreter import Interpreter
+    from keras_kd.deploy.saved_model import inference_arguments, named_outputs
+
+    arrays = [array[:MEASURED_EXAMPLES] for array in examples]
+    try:
+        interpreter = Interpreter(content)
+        found = interpreter.predict(arrays if len(arrays) > 1 else arrays[0])
+    except RuntimeError:
+        return None
+    outputs, _ = student.stateless_call(
+        student.trainable_variables,
+        student.non_trainable_variables,
+        inputs.packed(arrays),
+        **inference_arguments(student),
+    )
+    if not isinstance(found, dict):
+        listed = found if isinstance(found, list) else [found]
+        found = dict(zip((t.name for t in interpreter.outputs), listed, strict=True))
+    errors = [0.0]
+    for name, value in named_outputs(outputs).items():
+        expected = np.asarray(value)
+        spread = np.ptp(expected)
+        if spread > 0:
+            errors.append(float(np.abs(found[name] - expected).max() / spread))
+    return max(errors)
+
+
 def unknown_names(
     names: Sequence[str],
     info: inspect.ModelInfo,
@@ -72,14 +173,14 @@ def unknown_names(
 ) -> list[str]:
     """Those names that nothing in the model has: a typing error would allow nothing, silently."""
     known = {op.name for op in info.ops} | {tensor.name for tensor in info.tensors}
-    for path, layer_class in _layers_by_path(student).items():
+    for path, layer_class in layers_by_path(student).items():
         known |= {path, path.rsplit("/", 1)[-1], layer_class}
     for found in left:
         known |= found.names
     return [name for name in names if name not in known]
 
 
-def _layers_by_path(student: keras.Model) -> dict[str, str]:
+def layers_by_path(student: keras.Model) -> dict[str, str]:
     """Class by path ("backbone/ln") of every layer."""
     from keras_kd.deploy.saved_model import sublayers
 
@@ -113,13 +214,13 @@ def _layer_of(
         if index >= 0
     ]
     for candidate in (tensor, *neighbours):
-        path = _path_in_name(candidate.name, layers)
+        path = layer_in_name(candidate.name, layers)
         if path:
             return path
     return ""
 
 
-def _path_in_name(name: str, layers: dict[str, str]) -> str:
+def layer_in_name(name: str, layers: Mapping[str, str]) -> str:
     """The deepest layer on the path of a tensor's name, "backbone_1/ln_1/mul;...".
 
     Keras opens a layer's name scope twice, to build and to call, so TensorFlow adds one `_<number>`

@@ -91,7 +91,7 @@ def write_saved_model(
         outputs, _ = student.stateless_call(
             trainable, others, inputs.packed(list(tensors)), **options
         )
-        named = _named_outputs(outputs)
+        named = named_outputs(outputs)
         names[:] = named
         # An identity each: one tensor may be two outputs, or an input.
         return {name: tf.identity(tensor) for name, tensor in named.items()}
@@ -112,6 +112,28 @@ def write_saved_model(
             "Hint: leave preprocessing of text out of the student."
         ) from err
     return tuple(names)
+
+
+def named_outputs(outputs: Any) -> dict[str, tf.Tensor]:
+    """A student's outputs by the names that the converted model gives them, in its order.
+
+    Raises:
+        ValueError: They are nested, or there are none.
+    """
+    if isinstance(outputs, dict):
+        named = {str(key): value for key, value in outputs.items()}
+    elif isinstance(outputs, list | tuple):
+        named = {f"output_{i}": value for i, value in enumerate(outputs)}
+    else:
+        named = {"output_0": outputs}
+    nested = [name for name, value in named.items() if isinstance(value, dict | list | tuple)]
+    if nested or not named:
+        raise ValueError(
+            "Expected a student with one output, or a flat dict, list or tuple of them. Received: "
+            f"{'nested outputs in ' + ', '.join(nested) if nested else 'no output'}. Hint: wrap "
+            "it in a keras.Model whose outputs are flat."
+        )
+    return named
 
 
 def inference_arguments(student: keras.Model, training: bool = False) -> dict[str, bool]:
@@ -272,23 +294,6 @@ def _specs(
             f"Received: {keys}. Hint: name them with keras.Input(..., name=...)."
         )
     return tuple(specs)
-
-
-def _named_outputs(outputs: Any) -> dict[str, tf.Tensor]:
-    if isinstance(outputs, dict):
-        named = {str(key): value for key, value in outputs.items()}
-    elif isinstance(outputs, list | tuple):
-        named = {f"output_{i}": value for i, value in enumerate(outputs)}
-    else:
-        named = {"output_0": outputs}
-    nested = [name for name, value in named.items() if isinstance(value, dict | list | tuple)]
-    if nested or not named:
-        raise ValueError(
-            "Expected a student with one output, or a flat dict, list or tuple of them. Received: "
-            f"{'nested outputs in ' + ', '.join(nested) if nested else 'no output'}. Hint: wrap "
-            "it in a keras.Model whose outputs are flat."
-        )
-    return named
 
 
 def _called(student: keras.Model) -> str:

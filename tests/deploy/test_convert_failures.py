@@ -1,5 +1,7 @@
 """The converter's failures and crashes, and models that a device would not run: one error each."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import tensorflow as tf
 
 from keras_kd import deploy
 from keras_kd.deploy import conversion_process
+from keras_kd.deploy.float_tensors import price
 
 
 @pytest.fixture
@@ -26,15 +29,22 @@ def worker(tmp_path, monkeypatch):
     return replace
 
 
+class Loop(keras.layers.Layer):
+    """Adds the steps of a sequence up, one after the other."""
+
+    def call(self, x):
+        return tf.scan(lambda total, step: total + step, tf.transpose(x, [1, 0, 2]))[-1]
+
+
 def test_a_crash_of_the_converter_is_one_error(rng):
-    """A real one: full int8 of a rolled LSTM ends TensorFlow's converter with a SIGSEGV."""
-    model = keras.Sequential([keras.Input((6, 4)), keras.layers.LSTM(5)])
+    """A real one: full int8 of a loop ends TensorFlow's converter with a SIGSEGV."""
+    model = keras.Sequential([keras.Input((6, 4)), Loop()])
     with pytest.raises(deploy.ConversionError, match="ended by SIGSEGV") as caught:
         deploy.convert(model, calibration=rng.normal(size=(60, 6, 4)))
     message = str(caught.value)
     # Where in Python it was, and what to do; and not TensorFlow's greetings.
     assert "calibrator.py" in message
-    assert "unroll=True" in message
+    assert "replace a while_loop or scan" in message
     assert "cudart_stub" not in message
 
 
@@ -122,6 +132,26 @@ def test_every_float_tensor_is_named_with_its_layer(sequences):
     assert message.count("from LayerNormalization 'norm'") == 2
     assert "Dense" not in message
     assert "allow_float=['norm', 'norm_1']" in message
+    # And what they cost: of each layer a mean and its inverse root are float, 8 numbers.
+    assert re.search(r"\d+ of \d+ ops read or write them, and 16 of the \d+ numbers", message)
+    off = re.search(r"off by up to ([\d.]+)% of an output's range", message)
+    assert 0 < float(off[1]) < 20
+
+
+def test_the_price_of_float_tensors(by_hand):
+    tensors = [
+        by_hand.tensor("a", shape=(1, 4)),
+        by_hand.tensor("b", shape=(1, 6), dtype="FLOAT32", scale=None),
+        by_hand.tensor("c", shape=(1, 10), dtype="FLOAT32", scale=None),
+        by_hand.tensor("d", shape=(1, 4)),
+        by_hand.tensor("e", shape=(1, 12)),
+    ]
+    content = by_hand.chain(["DEQUANTIZE", "NEG", "QUANTIZE", "PACK"], tensors)
+    found = price(deploy.model_info(content))
+    assert (found.ops, found.all_ops) == (3, 4)
+    assert (found.elements, found.all_elements) == (6 + 10, 6 + 10 + 4 + 12)
+    assert "3 of 4 ops read or write them, and 16 of the 32 numbers" in found.described()
+    assert "(50%)" in found.described()
 
 
 def test_float_tensors_that_are_allowed(sequences):

@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from keras_kd.cli.arrays import (
+    BadUsageError,
+    CannotBeDoneError,
+    inputs_of,
+    load_arrays,
+    one_line,
+    stopped,
+)
+from keras_kd.cli.keras_files import input_names, load_keras, start_tensorflow
 
 if TYPE_CHECKING:
     import keras
@@ -20,14 +26,6 @@ if TYPE_CHECKING:
 QUANTIZATIONS = ("float32", "float16", "dynamic_range", "int8", "int16x8")
 INTEGER = ("int8", "int16x8")
 RUNTIMES = ("litert", "litert_reference", "tflm")
-
-
-class _CannotBeDoneError(Exception):
-    """The reason for exit code 1."""
-
-
-class _BadUsageError(Exception):
-    """The reason for exit code 2, where it shows only once the files are read."""
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -95,23 +93,23 @@ def run(args: argparse.Namespace) -> int:
     """Converts, and returns the exit code."""
     usage = _bad_usage(args)
     if usage:
-        return _stopped(usage, 2)
+        return stopped("convert", usage, 2)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             artifact, student = _converted(args)
         for warning in caught:
             if issubclass(warning.category, UserWarning):
-                print(f"keras-kd convert: warning: {_one_line(warning.message)}", file=sys.stderr)
+                print(f"keras-kd convert: warning: {one_line(warning.message)}", file=sys.stderr)
         print(_described(artifact))
         if args.evaluate is not None:
             _judge(args, artifact, student)
-    except _BadUsageError as err:
-        return _stopped(_one_line(err), 2)
-    except (_CannotBeDoneError, OSError, ValueError, TypeError, RuntimeError, ImportError) as err:
-        return _stopped(_one_line(err), 1)
+    except BadUsageError as err:
+        return stopped("convert", err, 2)
+    except (CannotBeDoneError, OSError, ValueError, TypeError, RuntimeError, ImportError) as err:
+        return stopped("convert", err, 1)
     except KeyboardInterrupt:
-        return _stopped("interrupted; an older output file is unchanged", 130)
+        return stopped("convert", "interrupted; an older output file is unchanged", 130)
     return 0
 
 
@@ -131,15 +129,11 @@ def _bad_usage(args: argparse.Namespace) -> str:
 
 def _converted(args: argparse.Namespace) -> tuple[Artifact, keras.Model]:
     from keras_kd import deploy
-    from keras_kd.deploy.stderr_capture import CHATTER, captured_stderr
 
-    with captured_stderr(CHATTER):
-        import keras
-
-        keras.ops.zeros(1)  # TensorFlow looks for devices now, and says what it found.
+    start_tensorflow()
     output = args.output or args.model.with_suffix(".tflite")
-    student = _load(args.model, args.trust)
-    names = _input_names(student)
+    student = load_keras(args.model, trust=args.trust)
+    names = input_names(student)
     artifact = deploy.convert(
         student,
         output,
@@ -155,76 +149,16 @@ def _converted(args: argparse.Namespace) -> tuple[Artifact, keras.Model]:
     return artifact, student
 
 
-def _load(path: Path, trust: bool) -> keras.Model:
-    import keras
-
-    if not path.is_file():
-        raise _CannotBeDoneError(f"no file '{path}'")
-    if path.suffix == ".keras" and not _is_keras_archive(path):
-        raise _CannotBeDoneError(f"'{path}' is no Keras model: not a .keras archive")
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=not trust)
-    except (OSError, ValueError, TypeError, KeyError, ImportError, zipfile.BadZipFile) as err:
-        hint = " (--trust loads it, if you trust its source)" * ("unsafe" in str(err).lower())
-        raise _CannotBeDoneError(
-            f"'{path}' cannot be loaded as a Keras model{hint}: {err}"
-        ) from err
-    if not isinstance(model, keras.Model):
-        raise _CannotBeDoneError(f"'{path}' holds a {type(model).__name__}, no Keras model")
-    return model
-
-
-def _is_keras_archive(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return {"config.json", "metadata.json"} <= set(archive.namelist())
-
-
-def _input_names(student: keras.Model) -> list[str]:
-    from keras_kd.deploy.saved_model import student_inputs
-
-    return [spec.key for spec in student_inputs(student).specs]
-
-
 def _calibration(args: argparse.Namespace, names: list[str]) -> Any:
-    arrays = _arrays(args.calibration)
+    arrays = load_arrays(args.calibration)
     key = args.calibration_key
     if key is not None:
         if key not in arrays:
-            raise _BadUsageError(
+            raise BadUsageError(
                 f"'{args.calibration}' has no array '{key}': it has {', '.join(arrays)}"
             )
         return arrays[key]
-    return _inputs(arrays, names, args.calibration, "--calibration-key names one")
-
-
-def _inputs(arrays: Mapping[str, np.ndarray], names: list[str], path: Path, hint: str) -> Any:
-    """The model's inputs among a file's arrays: by the inputs' names, as 'x', or the only one."""
-    if set(names) <= set(arrays):
-        return {name: arrays[name] for name in names} if len(names) > 1 else arrays[names[0]]
-    if len(names) == 1:
-        if "x" in arrays:
-            return arrays["x"]
-        if len(arrays) == 1:
-            return next(iter(arrays.values()))
-    raise _CannotBeDoneError(
-        f"'{path}' has the arrays {', '.join(arrays)}; the model's inputs are {', '.join(names)} "
-        f"({hint})"
-    )
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"x": loaded}
-        with loaded as archive:
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError as err:
-        raise _CannotBeDoneError(f"no file '{path}'") from err
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as err:
-        raise _CannotBeDoneError(f"'{path}' is no .npz or .npy of numbers: {err}") from err
+    return inputs_of(arrays, names, args.calibration, "--calibration-key names one")
 
 
 def _input_range(
@@ -236,7 +170,7 @@ def _input_range(
         return given[0][1:]
     unnamed = [name for name, _, _ in given if name not in names]
     if unnamed:
-        raise _BadUsageError(f"--input-range NAME=LOW,HIGH for the inputs {', '.join(names)}")
+        raise BadUsageError(f"--input-range NAME=LOW,HIGH for the inputs {', '.join(names)}")
     return {name: (low, high) for name, low, high in given}
 
 
@@ -257,11 +191,11 @@ def _judge(args: argparse.Namespace, artifact: Artifact, student: keras.Model) -
     """Compares with the float model; raises where a limit is missed."""
     from keras_kd import deploy
 
-    arrays = _arrays(args.evaluate)
+    arrays = load_arrays(args.evaluate)
     y = arrays.pop("y", None)
     if y is None and args.max_drop is not None:
-        raise _CannotBeDoneError(f"--max-drop needs labels: '{args.evaluate}' has no array 'y'")
-    x = _inputs(arrays, _input_names(student), args.evaluate, "or one array 'x'")
+        raise CannotBeDoneError(f"--max-drop needs labels: '{args.evaluate}' has no array 'y'")
+    x = inputs_of(arrays, input_names(student), args.evaluate, "or one array 'x'")
     runtime = args.runtime or "litert"
     before, after = deploy.measure(
         artifact, x, y, reference=student, runtimes=(runtime,), latency_runs=0, progress=False
@@ -275,22 +209,13 @@ def _judge(args: argparse.Namespace, artifact: Artifact, student: keras.Model) -
     missed = []
     if args.min_agreement is not None:
         if after.agreement is None:
-            raise _CannotBeDoneError("--min-agreement needs an output with at least two classes")
+            raise CannotBeDoneError("--min-agreement needs an output with at least two classes")
         if after.agreement < args.min_agreement:
             missed.append(f"agreement {after.agreement:.4f} is below {args.min_agreement:g}")
     if args.max_drop is not None and drop is not None and drop > args.max_drop:
         missed.append(f"accuracy drops by {drop:.4f}, more than {args.max_drop:g}")
     if missed:
-        raise _CannotBeDoneError(f"{artifact.path} was written, but {' and '.join(missed)}")
-
-
-def _stopped(reason: str, code: int) -> int:
-    print(f"keras-kd convert: {reason}", file=sys.stderr)
-    return code
-
-
-def _one_line(message: object) -> str:
-    return " ".join(str(message).split())
+        raise CannotBeDoneError(f"{artifact.path} was written, but {' and '.join(missed)}")
 
 
 def _range(text: str) -> tuple[str, float, float]:

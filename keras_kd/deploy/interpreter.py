@@ -206,6 +206,35 @@ class Interpreter:
         return dict(zip(names, outputs, strict=True))
 
 
+class Recorder:
+    """LiteRT's reference kernels on one example, after which every tensor can be read.
+
+    Nothing is fused or delegated, and no tensor's memory is used twice.
+
+    Args:
+        content: A `.tflite` with a batch of 1.
+
+    Raises:
+        ValueError: No TFLite flatbuffer.
+        RuntimeError: LiteRT refuses the model.
+    """
+
+    def __init__(self, content: bytes):
+        info = inspect.model_info(content)
+        self._backend = _LiteRT(content, info, reference=True, num_threads=1, keep_tensors=True)
+
+    def run(self, inputs: Sequence[np.ndarray]) -> None:
+        """Runs one example, from a fresh state; arrays as the main subgraph's inputs hold them."""
+        self._backend.reset()
+        for slot, array in enumerate(inputs):
+            self._backend.set_input(slot, array)
+        self._backend.invoke()
+
+    def tensor(self, index: int) -> np.ndarray:
+        """A copy of a tensor of the main subgraph, as it was left by the last run."""
+        return self._backend.tensor(index)
+
+
 def predict(
     model: Artifact | bytes | str | os.PathLike,
     x: Any,
@@ -237,7 +266,8 @@ def to_stored(real: np.ndarray, tensor: TensorInfo) -> np.ndarray:
                     f"'{tensor.name}'. Received: {real.dtype} with others."
                 )
         return real.astype(tensor.dtype)
-    ratio = real.astype(np.float32) / np.float32(tensor.scale)
+    with np.errstate(over="ignore"):  # To infinity, which is clipped.
+        ratio = real.astype(np.float32) / np.float32(tensor.scale)
     if np.isnan(ratio).any():
         raise ValueError(f"Expected numbers for input '{tensor.name}'. Received: NaN.")
     ratio = np.clip(ratio, -(2.0**17), 2.0**17)  # Beyond any int16, and finite for infinity.
@@ -316,7 +346,14 @@ class _LiteRT:
 
     arena_bytes: int | None = None
 
-    def __init__(self, content: bytes, info: inspect.ModelInfo, reference: bool, num_threads: int):
+    def __init__(
+        self,
+        content: bytes,
+        info: inspect.ModelInfo,
+        reference: bool,
+        num_threads: int,
+        keep_tensors: bool = False,
+    ):
         from ai_edge_litert import interpreter as litert
 
         resolver = litert.OpResolverType
@@ -332,6 +369,7 @@ class _LiteRT:
                     experimental_op_resolver_type=(
                         resolver.BUILTIN_REF if reference else resolver.AUTO
                     ),
+                    experimental_preserve_all_tensors=keep_tensors,
                 )
                 self._interpreter.allocate_tensors()
             except (RuntimeError, ValueError) as err:
@@ -356,6 +394,9 @@ class _LiteRT:
 
     def output(self, slot: int) -> np.ndarray:
         return self._interpreter.get_tensor(self._outputs[slot])
+
+    def tensor(self, index: int) -> np.ndarray:
+        return self._interpreter.get_tensor(index)
 
 
 class _TFLiteMicro:

@@ -8,7 +8,8 @@ tensorflow/lite/micro/micro_mutable_op_resolver.h, at commit
 90b983c2b3f1480642e040bbd2ddb37b998f3424. `tests/deploy/test_micro_ops.py` asks the installed wheel
 for every builtin op of the schema, and fails where this table and the wheel differ.
 
-A listed op may still refuse a type: hybrid ops (float activations, int8 weights), float16 and more.
+A listed op may still refuse a type: hybrid ops (float activations, int8 weights), float16 and
+more; `tflm_kernels` has those.
 """
 
 from __future__ import annotations
@@ -39,10 +40,11 @@ TFLite_Detection_PostProcess
 CUSTOM_OPS = frozenset(_CUSTOM_OPS.split())
 
 
+def has(op: inspect.Op | inspect.OpCount) -> bool:
+    """Whether TFLM has an op of that name."""
+    return op.name in (CUSTOM_OPS if op.is_custom else BUILTIN_OPS)
+
+
 def missing_ops(info: inspect.ModelInfo) -> tuple[str, ...]:
     """Names of the model's ops that TFLM lacks, each once, in order of first use."""
-    return tuple(
-        count.name
-        for count in info.op_counts
-        if count.name not in (CUSTOM_OPS if count.is_custom else BUILTIN_OPS)
-    )
+    return tuple(dict.fromkeys(count.name for count in info.op_counts if not has(count)))

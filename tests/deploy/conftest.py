@@ -85,9 +85,20 @@ def converted(student, images):
 
 @pytest.fixture(scope="session")
 def by_hand():
-    """The module that makes flatbuffers: tests are no package, so it is loaded from its file."""
-    path = pathlib.Path(__file__).with_name("flatbuffers_by_hand.py")
-    spec = importlib.util.spec_from_file_location("flatbuffers_by_hand", path)
+    """The module that makes flatbuffers."""
+    return _module("flatbuffers_by_hand")
+
+
+@pytest.fixture(scope="session")
+def ops_by_hand():
+    """The module that makes models of one op."""
+    return _module("ops_by_hand")
+
+
+def _module(name):
+    """A helper of these tests: they are no package, so it is loaded from its file."""
+    path = pathlib.Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

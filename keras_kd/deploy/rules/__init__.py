@@ -1,0 +1,1 @@
+"""What each runtime takes: a module for each, with `judge(subject, device) -> Verdict`."""

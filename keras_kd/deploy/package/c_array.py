@@ -78,6 +78,21 @@ def write_c_array(artifact: Artifact, folder: str | os.PathLike, name: str = "st
 
     Reference: TFLite Micro, "Get started with microcontrollers": the C++ array and its alignment.
     """
+    files = c_array_files(artifact, name)
+    header, source = Path(folder) / f"{name}.h", Path(folder) / f"{name}.cc"
+    for path in (header, source):
+        check_writable(path)
+    for path in (header, source):
+        write_atomically(path, files[path.name])
+    return CArray(source, header, identifier(name))
+
+
+def c_array_files(artifact: Artifact, name: str = "student") -> dict[str, bytes]:
+    """What `write_c_array` writes, by file name.
+
+    Raises:
+        ValueError: A name that names no file: see `write_c_array`.
+    """
     breaks_include = re.search(r'["\\\x00-\x1f]', name)
     if not re.search(r"[A-Za-z0-9]", name) or breaks_include or Path(name).name != name:
         raise ValueError(
@@ -85,12 +100,10 @@ def write_c_array(artifact: Artifact, folder: str | os.PathLike, name: str = "st
             f"Received: {name!r}. Hint: 'student'."
         )
     symbol = identifier(name)
-    header, source = Path(folder) / f"{name}.h", Path(folder) / f"{name}.cc"
-    for path in (header, source):
-        check_writable(path)
-    write_atomically(header, "".join(_header(artifact, symbol)).encode())
-    write_atomically(source, "".join(_source(artifact, symbol, header.name)).encode())
-    return CArray(source, header, symbol)
+    return {
+        f"{name}.h": "".join(_header(artifact, symbol)).encode(),
+        f"{name}.cc": "".join(_source(artifact, symbol, f"{name}.h")).encode(),
+    }
 
 
 def _header(artifact: Artifact, symbol: str) -> Iterator[str]:
@@ -119,12 +132,12 @@ def _constants(tensor: TensorInfo, prefix: str) -> Iterator[str]:
         yield f"constexpr int {prefix}_shape[] = {{{sizes}}};\n"
     yield f"constexpr std::size_t {prefix}_elements = {math.prod(tensor.shape)};\n"
     if tensor.scale is not None:
-        # Nine significant digits give a float32 back exactly.
-        yield f"constexpr float {prefix}_scale = {_float_literal(tensor.scale)};\n"
+        yield f"constexpr float {prefix}_scale = {float_literal(tensor.scale)};\n"
         yield f"constexpr std::int32_t {prefix}_zero_point = {tensor.zero_point};\n"
 
 
-def _float_literal(value: float) -> str:
+def float_literal(value: float) -> str:
+    """A float32 as C++ writes it; nine significant digits give it back exactly."""
     text = f"{value:.9g}"
     return f"{text}f" if any(mark in text for mark in ".e") else f"{text}.0f"
 

@@ -14,6 +14,11 @@ from collections.abc import Sequence
 COMMANDS = {
     "demo": "train, distill, convert and run a small student on real data",
     "convert": "convert a Keras model to TFLite for a device",
+    "check": "check a .tflite for a device before flashing: ops, types, memory",
+    "devices": "list the devices that are known, or show one with the source of every fact",
+    "evaluate": "measure a .tflite: accuracy, size, memory and latency",
+    "report": "measure a student beside its teacher, and check devices: one page",
+    "package": "write the folder that a device's build system takes",
 }
 
 

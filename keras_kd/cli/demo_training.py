@@ -78,11 +78,12 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One seed: its table, its learning curves, and the distilled student."""
+    """One seed: its table, its learning curves, the teacher and the distilled student."""
 
     seed: int
     rows: tuple[Row, ...]
     curves: dict[str, tuple[float, ...]]
+    teacher: Any
     student: Any
     artifact: Artifact
 
@@ -265,7 +266,11 @@ def one_run(digits: Digits, seed: int, epochs: int, teacher_epochs: int) -> Run:
         )
     artifacts = _converted(digits, models)
     rows = tuple(_rows(digits, models, artifacts))
-    return Run(seed, rows, curves, models[DISTILLED], artifacts[DISTILLED, "int8"])
+    return Run(
+        *(seed, rows, curves),
+        *(models[TEACHER], models[DISTILLED]),
+        artifacts[DISTILLED, "int8"],
+    )
 
 
 def _converted(digits: Digits, models: dict[str, Any]) -> dict[tuple[str, str], Artifact]:
@@ -296,20 +301,21 @@ def _rows(
     """What each line of the table says, measured."""
     import keras
 
-    from keras_kd.deploy import measure, predict
-    from keras_kd.deploy.measure import agreement
+    from keras_kd.deploy.judgement import agreement
+    from keras_kd.deploy.measure import observe
 
     print(f"Running {len(digits.x_test)} test images on each runtime", flush=True)
     as_keras = {name: np.asarray(model(digits.x_test)) for name, model in models.items()}
     bar = keras.utils.Progbar(len(ROWS), unit_name="model")
     for number, (name, quantization, runtime) in enumerate(ROWS):
-        artifact = artifacts[name, quantization]
-        (measured,) = measure(
-            artifact, digits.x_test, digits.y_test, runtimes=(runtime,), progress=False
+        (seen,) = observe(
+            artifacts[name, quantization],
+            digits.x_test,
+            digits.y_test,
+            runtimes=(runtime,),
+            progress=False,
         )
-        outputs = predict(artifact, digits.x_test, runtime)
-        same = agreement(as_keras[name], outputs) or 0.0
-        measured = dataclasses.replace(measured, agreement=same)
-        named = outputs.argmax(-1)
-        yield Row(name, measured, named == digits.y_test, named, same)
+        same = agreement(as_keras[name], seen.outputs) or 0.0
+        measured = dataclasses.replace(seen.measurement, agreement=same)
+        yield Row(name, measured, np.asarray(seen.scores, bool), seen.outputs.argmax(-1), same)
         bar.update(number + 1)

@@ -10,13 +10,16 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_kd.deploy.artifact import Artifact, quantization_of
 from keras_kd.deploy.interpreter import RUNTIMES, Interpreter
+from keras_kd.deploy.judgement import agreement, flat, judged
+from keras_kd.deploy.judgement import mean_and_standard_error as mean_and_standard_error
+from keras_kd.deploy.judgement import top_1_correct as top_1_correct
 
 KERAS = "keras"
 KERAS_BATCH = 256
@@ -101,105 +104,85 @@ def measure(
         >>> int8_row.value, int8_row.standard_error, int8_row.agreement
         (0.9466, 0.0091, 0.995)
     """
+    observed = observe(
+        model,
+        x,
+        y,
+        reference=reference,
+        runtimes=runtimes,
+        metric=metric,
+        latency_runs=latency_runs,
+        warmup_runs=warmup_runs,
+        progress=progress,
+    )
+    return tuple(one.measurement for one in observed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """One model on one runtime, example by example.
+
+    Args:
+        measurement: The sums.
+        outputs: What the model gave for every example, in its structure.
+        scores: What the metric gave for each example, [examples], whose mean is the measurement's
+            value: two models' are compared pair by pair. None without labels, or where the metric
+            gives one number for all examples.
+    """
+
+    measurement: Measurement
+    outputs: Any = dataclasses.field(repr=False)
+    scores: np.ndarray | None = dataclasses.field(repr=False)
+
+
+def observe(
+    model: Any,
+    x: Any,
+    y: Any = None,
+    *,
+    reference: Any = None,
+    runtimes: Sequence[str] = ("litert",),
+    metric: Any = "accuracy",
+    latency_runs: int = 200,
+    warmup_runs: int = 20,
+    progress: bool = True,
+) -> tuple[Observation, ...]:
+    """Like `measure`, which has the same arguments and errors, with what the numbers are made of.
+
+    Returns:
+        An `Observation` of the reference, if there is one, then one for each runtime.
+    """
     count = _check(x, y, runtimes, latency_runs, warmup_runs)
-    rows, expected = [], None
+    seen: list[Observation] = []
     jobs = [] if reference is None else [(reference, "litert")]
     jobs += [(model, KERAS)] if _is_keras(model) else [(model, runtime) for runtime in runtimes]
-    for number, (candidate, runtime) in enumerate(jobs):
+    for candidate, runtime in jobs:
         runner = _Keras(candidate) if _is_keras(candidate) else _Lite(candidate, runtime)
         if progress:
             print(f"{runner.runtime} ({runner.quantization}), {count} examples", flush=True)
         outputs = runner.predict(x, progress)
-        if reference is not None and number == 0:
-            expected = outputs
-        name, value, error = (None, None, None) if y is None else _judged(metric, y, outputs)
+        expected = seen[0].outputs if seen else outputs
+        judgement = None if y is None else judged(metric, y, outputs)
         times = runner.latencies_ms(x, latency_runs, warmup_runs) if latency_runs else None
-        rows.append(
-            Measurement(
-                runtime=runner.runtime,
-                quantization=runner.quantization,
-                examples=count,
-                metric=name,
-                value=value,
-                standard_error=error,
-                agreement=None if expected is None else agreement(expected, outputs),
-                size_bytes=runner.size_bytes,
-                arena_bytes=runner.arena_bytes,
-                latency_ms_median=None if times is None else float(np.median(times)),
-                latency_ms_p95=None if times is None else float(np.percentile(times, 95)),
-                latency_runs=latency_runs,
-                warmup_runs=warmup_runs,
-            )
+        measurement = Measurement(
+            runtime=runner.runtime,
+            quantization=runner.quantization,
+            examples=count,
+            metric=None if judgement is None else judgement.metric,
+            value=None if judgement is None else judgement.value,
+            standard_error=None if judgement is None else judgement.standard_error,
+            agreement=None if reference is None else agreement(expected, outputs),
+            size_bytes=runner.size_bytes,
+            arena_bytes=runner.arena_bytes,
+            latency_ms_median=None if times is None else float(np.median(times)),
+            latency_ms_p95=None if times is None else float(np.percentile(times, 95)),
+            latency_runs=latency_runs,
+            warmup_runs=warmup_runs,
         )
-    return tuple(rows)
-
-
-def top_1_correct(y: Any, outputs: Any) -> np.ndarray:
-    """Share of right decisions for each example, [examples]; 0 or 1 where there is one decision.
-
-    Args:
-        y: Class numbers [examples, ...], perhaps with a last axis of 1, or one-hot like `outputs`.
-        outputs: [examples, ..., classes], any increasing function of the probabilities.
-
-    Raises:
-        ValueError: No class axis, shapes that do not fit, or class numbers out of range.
-    """
-    outputs = np.asarray(outputs) if not isinstance(outputs, Mapping | list | tuple) else None
-    if outputs is None or outputs.ndim < 2 or outputs.shape[-1] < 2:
-        received = "several outputs" if outputs is None else f"shape {outputs.shape}"
-        raise ValueError(
-            "Expected one output of shape (examples, ..., classes) with at least two classes for "
-            f"metric='accuracy'. Received: {received}. Hint: a Keras metric such as "
-            "keras.metrics.BinaryAccuracy(), or a callable (y, outputs) -> number."
+        seen.append(
+            Observation(measurement, outputs, None if judgement is None else judgement.scores)
         )
-    labels = np.asarray(y)
-    if labels.shape == outputs.shape:
-        labels = labels.argmax(-1)
-    elif labels.shape == (*outputs.shape[:-1], 1):
-        labels = labels[..., 0]
-    classes = outputs.shape[-1]
-    if labels.shape != outputs.shape[:-1]:
-        raise ValueError(
-            f"Expected labels of shape {outputs.shape[:-1]} or {outputs.shape}. "
-            f"Received: {labels.shape}."
-        )
-    if labels.size and not (np.all(labels >= 0) and np.all(labels < classes)):
-        raise ValueError(
-            f"Expected class numbers from 0 to {classes - 1}. "
-            f"Received: {labels.min()} to {labels.max()}."
-        )
-    return _by_example(outputs.argmax(-1) == labels)
-
-
-def mean_and_standard_error(values: Any) -> tuple[float, float]:
-    """Mean of one number an example, and the mean's standard error.
-
-    sqrt(mean((v - mean)^2) / n): for right and wrong as 1 and 0 that is sqrt(p (1 - p) / n), the
-    binomial's.
-    """
-    values = np.asarray(values, np.float64)
-    return float(values.mean()), float(values.std() / math.sqrt(values.size))
-
-
-def agreement(expected: Any, outputs: Any) -> float | None:
-    """Share of decisions in which two models' outputs have the same largest class.
-
-    Over every output that has at least two classes; None if there is none.
-
-    Raises:
-        ValueError: The outputs differ in number or shape.
-    """
-    pairs = list(zip(_flat(expected), _flat(outputs), strict=False))
-    shapes = [[array.shape for array in _flat(side)] for side in (expected, outputs)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"Expected outputs shaped like the reference's, {shapes[0]}. Received: {shapes[1]}. "
-            "Hint: reference= is the model that the other was converted from."
-        )
-    same = [
-        (a.argmax(-1) == b.argmax(-1)).ravel() for a, b in pairs if a.ndim > 1 and a.shape[-1] > 1
-    ]
-    return float(np.concatenate(same).mean()) if same else None
+    return tuple(seen)
 
 
 class _Keras:
@@ -219,12 +202,12 @@ class _Keras:
         import keras
 
         # Not `model.predict`: it traces anew for each model and counts by `steps_per_execution`.
-        count = len(_flat(x)[0])
+        count = len(flat(x)[0])
         bar = keras.utils.Progbar(count, unit_name="example") if progress else None
         parts = []
         for start in range(0, count, KERAS_BATCH):
             stop = min(start + KERAS_BATCH, count)
-            outputs = self._model(_slice(x, start, stop), training=False)
+            outputs = self._model(sliced(x, start, stop), training=False)
             parts.append(keras.tree.map_structure(keras.ops.convert_to_numpy, outputs))
             if bar is not None:
                 bar.update(stop)
@@ -234,7 +217,7 @@ class _Keras:
         import keras
         import tensorflow as tf
 
-        example = keras.tree.map_structure(tf.constant, _slice(x, 0, 1))
+        example = keras.tree.map_structure(tf.constant, sliced(x, 0, 1))
         call = tf.function(lambda inputs: self._model(inputs, training=False))
         taken = []
         # One more than asked for: the first run traces.
@@ -267,36 +250,6 @@ class _Lite:
         return self._interpreter.latencies_ms(runs=runs, warmup_runs=warmup_runs)
 
 
-def _judged(metric: Any, y: Any, outputs: Any) -> tuple[str, float, float | None]:
-    """(name, value, standard error or None) of a metric."""
-    if metric == "accuracy":
-        return "accuracy", *mean_and_standard_error(top_1_correct(y, outputs))
-    if isinstance(metric, str):
-        import keras
-
-        metric = keras.metrics.get(metric)
-    if _is_keras_metric(metric):
-        metric.reset_state()
-        metric.update_state(y, outputs)
-        return metric.name, float(metric.result()), None
-    if not callable(metric):
-        raise TypeError(
-            "Expected metric to be 'accuracy', a Keras metric, its name or a callable "
-            f"(y, outputs) -> number or [examples]. Received: {type(metric).__name__}."
-        )
-    result = np.asarray(metric(y, outputs))
-    name = getattr(metric, "__name__", type(metric).__name__)
-    if result.ndim == 0:
-        return name, float(result), None
-    count = len(_flat(outputs)[0])
-    if result.shape[0] != count:
-        raise ValueError(
-            f"Expected metric '{name}' to return a number or one for each of {count} examples. "
-            f"Received: shape {result.shape}."
-        )
-    return name, *mean_and_standard_error(_by_example(result))
-
-
 def _check(x: Any, y: Any, runtimes: Sequence[str], latency_runs: int, warmup_runs: int) -> int:
     """The number of examples, once every argument has been looked at."""
     unknown = [runtime for runtime in runtimes if runtime not in RUNTIMES]
@@ -309,8 +262,8 @@ def _check(x: Any, y: Any, runtimes: Sequence[str], latency_runs: int, warmup_ru
             "Expected latency_runs and warmup_runs of at least 0. "
             f"Received: {latency_runs} and {warmup_runs}."
         )
-    lengths = {len(array) for array in _flat(x)}
-    labels = set() if y is None else {len(array) for array in _flat(y)}
+    lengths = {len(array) for array in flat(x)}
+    labels = set() if y is None else {len(array) for array in flat(y)}
     if len(lengths) != 1 or not labels <= lengths:
         raise ValueError(
             "Expected as many examples in each input as labels. "
@@ -322,33 +275,14 @@ def _check(x: Any, y: Any, runtimes: Sequence[str], latency_runs: int, warmup_ru
     return count
 
 
-def _slice(x: Any, start: int, stop: int) -> Any:
+def sliced(x: Any, start: int, stop: int) -> Any:
+    """The examples from `start` to `stop` of an array, or of every array of a dict or list."""
     import keras
 
     return keras.tree.map_structure(lambda array: np.asarray(array)[start:stop], x)
-
-
-def _by_example(values: np.ndarray) -> np.ndarray:
-    return values.reshape(len(values), -1).mean(-1, dtype=np.float64)
-
-
-def _flat(structure: Any) -> list[np.ndarray]:
-    if isinstance(structure, Mapping):
-        return [array for key in sorted(structure) for array in _flat(structure[key])]
-    if isinstance(structure, tuple) or (
-        isinstance(structure, list) and any(np.ndim(item) for item in structure)
-    ):
-        return [array for item in structure for array in _flat(item)]
-    return [np.asarray(structure)]
 
 
 def _is_keras(model: Any) -> bool:
     import keras
 
     return isinstance(model, keras.Model)
-
-
-def _is_keras_metric(metric: Any) -> bool:
-    import keras
-
-    return isinstance(metric, keras.metrics.Metric)

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from keras_kd import Distiller, LogitsDistillation
-from keras_kd.cli import demo, demo_training, main
+from keras_kd.cli import demo, demo_report, demo_training, main
 from keras_kd.deploy import Artifact, predict
 
 FILES = [
@@ -23,6 +23,7 @@ FILES = [
     "report.json",
     "student.cc",
     "student.h",
+    "student.html",
     "student.keras",
     "student.tflite",
 ]
@@ -113,7 +114,7 @@ def test_alone_and_distilled_see_the_same_images_from_the_same_weights(digits, m
 
 class FakeRun:
     def __init__(self, **correct):
-        names = {"result": demo.RESULT, "alone": demo.ROWS[1]}
+        names = {"result": demo_training.RESULT, "alone": demo_training.ROWS[1]}
         self._rows = {names[k]: np.array(v, bool) for k, v in correct.items()}
 
     def row(self, key):
@@ -121,7 +122,9 @@ class FakeRun:
 
 
 def test_difference_of_one_seed_is_paired_over_images():
-    gain = demo.difference([FakeRun(result=[1, 1, 1, 0], alone=[1, 0, 0, 1])], demo.ROWS[1])
+    gain = demo_report.difference(
+        [FakeRun(result=[1, 1, 1, 0], alone=[1, 0, 0, 1])], demo_training.ROWS[1]
+    )
     # 0, 1, 1, -1: mean 1/4, mean square 3/4, variance 11/16; error sqrt(11/16 / 4).
     assert gain.mean == 0.25
     assert gain.over_images == pytest.approx((11 / 64) ** 0.5)
@@ -132,7 +135,7 @@ def test_difference_of_one_seed_is_paired_over_images():
 
 def test_difference_over_seeds_is_paired_too():
     runs = [FakeRun(result=[1, 1], alone=[0, 1]), FakeRun(result=[1, 1], alone=[1, 1])]
-    gain = demo.difference(runs, demo.ROWS[1])
+    gain = demo_report.difference(runs, demo_training.ROWS[1])
     assert gain.by_seed == (0.5, 0.0)
     assert gain.mean == 0.25
     # Standard deviation sqrt(.125) with one degree of freedom, over sqrt(2).
@@ -152,12 +155,12 @@ def test_difference_over_seeds_is_paired_too():
     ],
 )
 def test_verdict_says_no_more_than_the_numbers(mean, error, words):
-    gain = demo.Difference(demo.ROWS[1], mean, error, None, (mean,))
-    assert demo.verdict(gain).startswith(words)
+    gain = demo_report.Difference(demo_training.ROWS[1], mean, error, None, (mean,))
+    assert demo_report.verdict(gain).startswith(words)
 
 
 def test_confusion_has_the_truth_in_rows():
-    counts = np.array(demo.confusion(np.array([0, 0, 9]), np.array([0, 1, 9])))
+    counts = np.array(demo_report.confusion(np.array([0, 0, 9]), np.array([0, 1, 9])))
     assert counts.sum() == 3
     assert (counts[0, 0], counts[0, 1], counts[9, 9]) == (1, 1, 1)
 
@@ -169,10 +172,10 @@ def test_folder_holds_what_is_handed_over_and_nothing_else(folder):
 def test_numbers_are_those_of_the_files(folder, digits):
     data = json.loads((folder / "report.json").read_text(encoding="utf-8"))["data"]
     rows = {(r["model"], r["quantization"], r["runtime"]): r for r in data["rows"]}
-    assert set(rows) == set(demo.ROWS)
+    assert set(rows) == set(demo_training.ROWS)
     tflite = folder / "student.tflite"
     for runtime in ("litert", "tflm"):
-        row = rows[demo.DISTILLED, "int8", runtime]
+        row = rows[demo_training.DISTILLED, "int8", runtime]
         named = predict(tflite, digits.x_test, runtime).argmax(-1)
         share = float((named == digits.y_test).mean())
         assert row["value"] == pytest.approx(share, abs=1e-12)
@@ -185,9 +188,11 @@ def test_numbers_are_those_of_the_files(folder, digits):
     named = student.predict(digits.x_test, verbose=0).argmax(-1)
     share = float((named == digits.y_test).mean())
     # Keras's float32 kernels and LiteRT's may break a near tie differently, in an image or two.
-    assert rows[demo.DISTILLED, "float32", "litert"]["value"] == pytest.approx(share, abs=2 / 599)
+    assert rows[demo_training.DISTILLED, "float32", "litert"]["value"] == pytest.approx(
+        share, abs=2 / 599
+    )
     gain = data["differences"][0]
-    expected = rows[demo.RESULT]["value"] - rows[demo.ROWS[1]]["value"]
+    expected = rows[demo_training.RESULT]["value"] - rows[demo_training.ROWS[1]]["value"]
     assert gain["mean"] == pytest.approx(expected, abs=1e-12)
 
 
@@ -210,6 +215,18 @@ def test_page_says_what_was_done_and_what_was_not(folder):
     ):
         assert words in page
     assert page.count("<svg") == 4
+
+
+def test_the_student_has_a_page_of_its_own(folder):
+    page = (folder / "student.html").read_text(encoding="utf-8")
+    for words in ("teacher", "float student", "TFLite Micro", "Nano 33 BLE", "SQNR"):
+        assert words in page
+    rows = json.loads((folder / "report.json").read_text(encoding="utf-8"))["data"]["rows"]
+    (row,) = [
+        r for r in rows if (r["model"], r["quantization"], r["runtime"]) == demo_training.RESULT
+    ]
+    # The same student, images and runtime, measured again.
+    assert f"an accuracy of {100 * row['value']:.1f} ± " in page
 
 
 def test_a_folder_that_cannot_be_written_is_one_line_before_anything_is_trained(
@@ -269,7 +286,7 @@ def test_several_seeds_give_mean_and_spread(tmp_path, digits):
     assert data["seeds"] == [0, 1]
     values = [
         [r["value"] for r in data["rows"] if (r["model"], r["quantization"], r["runtime"]) == key]
-        for key in (demo.RESULT, demo.ROWS[1])
+        for key in (demo_training.RESULT, demo_training.ROWS[1])
     ]
     table = content["sections"][0]["blocks"][0]
     shown = table["rows"][-1][3]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_kd.deploy import convert, measure, predict
-from keras_kd.deploy.measure import Measurement, agreement, mean_and_standard_error, top_1_correct
+from keras_kd.deploy.measure import Measurement, observe
 
 RUNS = {"latency_runs": 5, "warmup_runs": 1, "progress": False}
 
@@ -182,22 +182,15 @@ def test_a_reference_with_other_outputs_is_an_error(artifact, data):
         measure(artifact, data[0], reference=other, **RUNS)
 
 
-def test_top_1_takes_numbers_columns_and_one_hot():
-    outputs = np.array([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]])
-    labels = np.array([1, 1, 1])
-    for y in (labels, labels[:, None], np.eye(2)[labels], list(labels)):
-        np.testing.assert_array_equal(top_1_correct(y, outputs), [1, 0, 1])
-
-
-def test_tokens_of_an_example_are_one_observation():
-    outputs = np.eye(3)[[[0, 1], [2, 2]]]
-    shares = top_1_correct(np.array([[0, 0], [2, 2]]), outputs)
-    np.testing.assert_array_equal(shares, [0.5, 1.0])
-    # mean 3/4; deviations 1/4; error sqrt(1/16 / 2).
-    assert mean_and_standard_error(shares) == pytest.approx((0.75, math.sqrt(1 / 32)))
-
-
-def test_one_unit_has_no_top_1(data):
-    with pytest.raises(ValueError, match=r"at least two classes .*shape \(4, 1\).*BinaryAccuracy"):
-        top_1_correct(np.zeros(4), np.zeros((4, 1)))
-    assert agreement(np.zeros((4, 1)), np.ones((4, 1))) is None
+def test_observations_are_what_the_measurements_sum_up(student, artifact, data):
+    x, y = data
+    runtimes = ("litert", "tflm")
+    seen = observe(artifact, x, y, reference=student, runtimes=runtimes, **RUNS)
+    for one, runtime in zip(seen[1:], runtimes, strict=True):
+        np.testing.assert_array_equal(one.outputs, predict(artifact, x, runtime))
+        np.testing.assert_array_equal(one.scores, one.outputs.argmax(-1) == y)
+        assert one.measurement.runtime == runtime
+    assert seen[0].measurement.runtime == "keras"
+    assert all(one.scores.mean() == one.measurement.value for one in seen)
+    (unlabeled,) = observe(artifact, x, **RUNS)
+    assert unlabeled.scores is None

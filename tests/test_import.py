@@ -67,8 +67,8 @@ def test_import_is_quick(answers):
 def test_import_and_help_load_no_more_than_training_needs(answers):
     """Nothing of the converter, the interpreters, the plots or the demo's data.
 
-    TensorFlow itself is loaded even for `keras-kd --help`: the package registers its classes with
-    Keras when it is imported, or `load_model` would not know them.
+    TensorFlow itself is loaded: the package registers its classes with Keras when it is imported,
+    or `load_model` would not know them.
     """
     assert answers["help_code"] == 0
     heavy = ("tensorflow.lite", "ai_edge_litert", "tflite_micro", "matplotlib", "sklearn")
@@ -81,6 +81,48 @@ def test_import_and_help_load_no_more_than_training_needs(answers):
 def test_every_public_name_is_there_also_the_lazy_ones(answers):
     assert answers["missing"] == []
     assert answers["lazy"] == ["keras_kd.deploy", "keras_kd.report"]
+
+
+# As the console script of an installed package does.
+COMMAND = """
+import sys
+sys.argv = [{program!r}, *{arguments!r}]
+from keras_kd.cli import main
+code = main()
+heavy = {{"tensorflow", "keras", "matplotlib", "ai_edge_litert.interpreter"}} & set(sys.modules)
+assert not heavy, heavy
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("program", ["/usr/bin/keras-kd", "keras-kd.exe", "keras-kd-script.py"])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["report", "--help"]])
+def test_the_command_helps_without_tensorflow_and_in_silence(program, arguments):
+    result = python(COMMAND.format(program=program, arguments=arguments))
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert "keras-kd" in result.stdout
+
+
+def test_in_the_command_every_public_name_is_there_too():
+    code = (
+        "import sys; sys.argv = ['keras-kd']\n"
+        "import keras_kd\n"
+        "assert 'keras' not in sys.modules\n"
+        "for name in keras_kd.__all__:\n"
+        "    getattr(keras_kd, name)\n"
+        "import keras\n"
+        "assert keras.saving.get_registered_object('keras_kd>Distiller') is keras_kd.Distiller\n"
+    )
+    result = python(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_in_the_command_another_backend_is_one_clear_error_once_keras_is_needed():
+    code = "import sys; sys.argv = ['keras-kd']; import keras_kd; keras_kd.Distiller"
+    result = python(code, KERAS_BACKEND="jax")
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("ImportError: Expected Keras to run")
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch", "numpy"])

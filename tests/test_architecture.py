@@ -33,10 +33,10 @@ TOUCHED_IN = {
     # A runtime's own API changes from version to version.
     "ai_edge_litert.interpreter": ["keras_kd/deploy/interpreter.py"],
     "ai_edge_litert.compiled_model": ["keras_kd/deploy/interpreter.py"],
-    "tflite_micro": ["keras_kd/deploy/interpreter.py"],
+    "tflite_micro": ["keras_kd/deploy/interpreter.py", "keras_kd/deploy/_micro_worker.py"],
     "ai_edge_litert": ["keras_kd/deploy/"],
     # Not in the core's dependencies.
-    "matplotlib": ["keras_kd/report.py", "keras_kd/cli/"],
+    "matplotlib": ["keras_kd/report/", "keras_kd/cli/"],
     "sklearn": ["keras_kd/cli/"],
     "tensorflow_datasets": [],
     "tensorflow_model_optimization": ["keras_kd/quantization/"],

@@ -57,6 +57,26 @@ class Graph:
         return tensor.is_float or len(tensor.scales) == 1
 
 
+def twin_inputs(exact: Graph, quantized: Graph) -> dict[str, str]:
+    """The float model's input for each of the quantized one's, by name.
+
+    Where each has one they are twins whatever their names: Keras numbers an unnamed input anew when
+    a model is loaded.
+
+    Raises:
+        ValueError: Several inputs, and not of the same names.
+    """
+    wanted, received = ([tensor.name for tensor in graph.inputs] for graph in (exact, quantized))
+    if len(wanted) == len(received) == 1:
+        return {received[0]: wanted[0]}
+    if sorted(wanted) != sorted(received):
+        raise ValueError(
+            f"Expected the reference's inputs, {', '.join(wanted)}, in the artifact. "
+            f"Received: {', '.join(received)}."
+        )
+    return {name: name for name in received}
+
+
 def twin_ops(exact: Graph, quantized: Graph) -> dict[int, inspect.Op]:
     """The float model's op for each op of the quantized one, by the latter's index.
 
@@ -81,15 +101,15 @@ def twin_ops(exact: Graph, quantized: Graph) -> dict[int, inspect.Op]:
 def twin_tensors(exact: Graph, quantized: Graph, ops: Mapping[int, inspect.Op]) -> dict[int, int]:
     """The float model's tensor for each tensor of the quantized one.
 
-    Inputs by name, outputs of twins in their order; a rewritten number keeps its twin.
+    Inputs by `twin_inputs`, outputs of twins in their order; a rewritten number keeps its twin.
 
     Args:
         exact: The float model.
-        quantized: The quantized one, with inputs of the same names.
+        quantized: The quantized one.
         ops: What `twin_ops` found.
     """
-    inputs = dict(exact.info.inputs)
-    twins = {index: inputs[name] for name, index in quantized.info.inputs}
+    inputs, names = dict(exact.info.inputs), twin_inputs(exact, quantized)
+    twins = {index: inputs[names[name]] for name, index in quantized.info.inputs}
     for op in quantized.ops:
         if op.index in ops:
             twins.update(zip(op.outputs, ops[op.index].outputs, strict=True))

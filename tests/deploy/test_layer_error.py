@@ -11,6 +11,7 @@ import pytest
 from keras_kd import deploy
 from keras_kd.deploy import layer_error
 from keras_kd.deploy.layer_error import layer_errors, sqnr_db, worst
+from keras_kd.deploy.twin_tensors import twin_inputs
 
 SCHEMES = ("int8", "int16x8", "float16", "dynamic_range")
 
@@ -227,6 +228,21 @@ def test_a_float_conversion_is_made_where_none_is_given(student, converted, imag
     assert made == [{"quantization": "float32"}]
 
 
+def test_a_student_that_was_loaded_again_has_another_input_name(tmp_path, rng):
+    student = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, name="only")])
+    x = rng.normal(size=(60, 6)).astype("float32")
+    artifact = deploy.convert(student, calibration=x)
+    student.save(tmp_path / "student.keras")
+    keras.utils.clear_session(free_memory=False)
+    keras.Input((1,))  # It takes the first number.
+    loaded = keras.saving.load_model(tmp_path / "student.keras")
+    assert loaded.inputs[0].name != student.inputs[0].name
+    again = layer_errors(loaded, artifact, x[:8])
+    before = layer_errors(student, artifact, x[:8])
+    assert [error.sqnr_db for error in again] == [error.sqnr_db for error in before]
+    assert ("only",) in [error.layers for error in again]
+
+
 def test_no_op_is_worst_of_none(student, converted, images):
     errors = layer_errors(student, converted("int8"), images[:1], reference=converted("float32"))
     none_alone = [dataclasses.replace(error, own_sqnr_db=None) for error in errors]
@@ -263,13 +279,25 @@ def test_files_of_two_students_are_refused(student, converted, images, by_hand):
         (),
         (),
     )
-    with pytest.raises(ValueError, match="Expected the reference's inputs, a, in the artifact"):
+    with pytest.raises(ValueError, match=r"shape \(examples, 4\), for input 'a'"):
         layer_errors(student, converted("int8"), images[:1], reference=other)
     quantized = deploy.Artifact(
         by_hand.chain(["RELU6"], [by_hand.tensor(n) for n in "ab"]), "int8", (), ()
     )
     with pytest.raises(ValueError, match="no tensor in common"):
         layer_errors(student, quantized, np.zeros((1, 4), "float32"), reference=other)
+
+
+def test_several_inputs_have_to_be_the_same():
+    class Two:
+        inputs = tuple(deploy.TensorInfo(name, (1, 2), "float32") for name in "ab")
+
+    class Others:
+        inputs = tuple(deploy.TensorInfo(name, (1, 2), "int8", 0.5, 0) for name in "ac")
+
+    assert twin_inputs(Two, Two) == {"a": "a", "b": "b"}
+    with pytest.raises(ValueError, match="Expected the reference's inputs, a, b, in the artifact"):
+        twin_inputs(Two, Others)
 
 
 def test_examples_of_two_lengths_are_refused():
@@ -280,4 +308,4 @@ def test_examples_of_two_lengths_are_refused():
         )
 
     with pytest.raises(ValueError, match="Expected inputs of one length"):
-        layer_error._examples({"a": np.zeros((2, 2)), "b": np.zeros((3, 2))}, Both, Both)
+        layer_error._examples({"a": np.zeros((2, 2)), "b": np.zeros((3, 2))}, Both)

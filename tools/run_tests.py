@@ -19,6 +19,8 @@ import time
 import environment
 
 EXTRAS = "test"
+# Processes among which the test files are divided; each has TensorFlow, some 2 GB.
+WORKERS = min(4, os.cpu_count() or 1)
 # pytest: no test was collected, which is right for a stage of which a selection has no test.
 NOTHING_COLLECTED = 5
 
@@ -31,6 +33,9 @@ def checks(arguments, pytest_arguments):
         yield "lint", [*python, "ruff", "check", "."], (0,)
         yield "types", [*python, "mypy"], (0,)
     pytest = [*python, "pytest", "--durations=15", "--durations-min=0.5"]
+    if not pytest_arguments and WORKERS > 1:
+        # A file's tests share fixtures that are dear, so they stay together.
+        pytest += ["-n", str(WORKERS), "--dist", "loadfile"]
     good = (0, NOTHING_COLLECTED) if pytest_arguments else (0,)
     yield "tests", [*pytest, "-m", "not slow", *pytest_arguments], good
     if arguments.all:

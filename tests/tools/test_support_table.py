@@ -140,7 +140,8 @@ def test_some_students(tool, name, integer):
         cell = tool.converted(architecture, mode)
         if word is None:
             assert cell.steps <= (0.5 if mode == "float32" else 8)
-            assert cell.micro
+            # A loop with a mask asks REDUCE_ANY, which TFLite Micro lacks.
+            assert cell.micro is (name != "LSTM, masked")
         else:
             assert cell.word.startswith(word)
             assert cell.reason

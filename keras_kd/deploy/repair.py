@@ -21,7 +21,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-import flatbuffers  # type: ignore[import-untyped]
+import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_kd.deploy import inspect

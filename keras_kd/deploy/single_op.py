@@ -106,7 +106,7 @@ def _moved(operator: Any, places: dict[int, int]) -> Any:
 
 
 def _packed(model: Any) -> bytes:
-    import flatbuffers  # type: ignore[import-untyped]
+    import flatbuffers
 
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), inspect.FILE_IDENTIFIER)

@@ -12,10 +12,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-import flatbuffers  # type: ignore[import-untyped]
+import flatbuffers
 import numpy as np
 from flatbuffers import number_types
-from flatbuffers.table import Table  # type: ignore[import-untyped]
+from flatbuffers.table import Table
 
 # More entries than an honest list of a few things has, so that a hostile one costs no time.
 MOST_ENTRIES = 256

@@ -10,9 +10,9 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-import flatbuffers  # type: ignore[import-untyped]
+import flatbuffers
 import numpy as np
-from flatbuffers.table import Table  # type: ignore[import-untyped]
+from flatbuffers.table import Table
 
 from keras_kd.deploy.artifact import TensorInfo
 from keras_kd.deploy.package import flatbuffer_tables

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import struct
 
-import flatbuffers  # type: ignore[import-untyped]
+import flatbuffers
 from flatbuffers import number_types
-from flatbuffers.table import Table  # type: ignore[import-untyped]
+from flatbuffers.table import Table
 
 from keras_kd.deploy import inspect
 from keras_kd.deploy.package import flatbuffer_tables

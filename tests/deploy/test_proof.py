@@ -286,6 +286,12 @@ def test_pictures_show_every_number_once(proof):
     assert "Not measured on a device" in time.note
 
 
+def test_a_latency_below_the_tools_steps_is_no_picture(proof):
+    rounded = dataclasses.replace(proof.benchmark, median_ms=0.01)
+    _, _, _, latency, _ = pictures(dataclasses.replace(proof, benchmark=rounded))
+    assert [bar.value for bar in latency.bars] == [2.0, 2.0, 2.0]
+
+
 def test_the_worst_layer_stands_out_and_an_exact_one_is_no_number(proof):
     own, device = layer_plots(proof)
     assert [bar.name for bar in own.bars] == ["a", "b +1", "b, softmax", "c"]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from keras_kd.deploy.findings import printable
 from keras_kd.deploy.layer_error import LayerError
+from keras_kd.deploy.litert_benchmark import RESOLUTION_MS
 from keras_kd.deploy.proof.evidence import CONVERTED, FLOAT, TEACHER, Proof, Row, own_error
 from keras_kd.deploy.proof.tables import RUNTIME_NAMES, op_name
 from keras_kd.report import Bar, BarPlot
@@ -183,7 +184,8 @@ def _latency_plot(proof: Proof) -> BarPlot:
         (_name(row), row.measured.latency_ms_median, row.measured.latency_ms_p95, COLORS[row.role])
         for row in proof.rows
     ]
-    if proof.benchmark is not None:
+    # Below some ten of its steps the tool's rounding is most of what it says.
+    if proof.benchmark is not None and proof.benchmark.median_ms >= 10 * RESOLUTION_MS:
         name = f"{proof.result.measured.quantization}, litert-benchmark"
         times.append((name, proof.benchmark.median_ms, proof.benchmark.p95_ms, COLORS[CONVERTED]))
     measured = proof.result.measured

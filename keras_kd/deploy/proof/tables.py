@@ -9,7 +9,7 @@ from keras_kd.deploy import check_report
 from keras_kd.deploy.check import Check
 from keras_kd.deploy.findings import printable
 from keras_kd.deploy.layer_error import LayerError
-from keras_kd.deploy.litert_benchmark import LiteRTBenchmark
+from keras_kd.deploy.litert_benchmark import RESOLUTION_MS, LiteRTBenchmark
 from keras_kd.deploy.proof.evidence import Proof, Row
 from keras_kd.report import Column, Section, Table, Uncertain
 
@@ -110,7 +110,8 @@ def benchmark_table(b: LiteRTBenchmark) -> Table:
         ),
         note=f"litert-benchmark: {b.runs} runs after {b.warmup_runs} that do not "
         f"count, on {' and '.join(b.accelerators)} with {b.num_threads} thread"
-        f"{'s' * (b.num_threads != 1)}, on random inputs. A phone's latency is another.",
+        f"{'s' * (b.num_threads != 1)}, on random inputs, in steps of {RESOLUTION_MS} ms. A "
+        "phone's latency is another.",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from keras_kd.report import Report
 
 ALL = "all"
+# To the line's start, and what is behind it erased (ECMA-48, EL).
+ERASE_LINE = "\r\x1b[K"
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -96,7 +99,19 @@ def _checks(args: argparse.Namespace, devices: Sequence[Device]) -> list[Check]:
         arrays = load_arrays(args.data)
         y = arrays.pop("y", None)
         x = inputs_of(arrays, names, args.data, "or one array 'x'")
-    return [deploy.check(args.model, device, x=x, y=y) for device in devices]
+    # A compiler may take a minute for each; the line that says so is gone at the end.
+    is_shown = len(devices) > 1 and sys.stderr.isatty()
+    checks = []
+    try:
+        for number, device in enumerate(devices, start=1):
+            if is_shown:
+                line = f"{ERASE_LINE}{number} of {len(devices)}: {device.name}"
+                print(line, end="", file=sys.stderr, flush=True)
+            checks.append(deploy.check(args.model, device, x=x, y=y))
+    finally:
+        if is_shown:
+            print(ERASE_LINE, end="", file=sys.stderr, flush=True)
+    return checks
 
 
 def _write(args: argparse.Namespace, page: Report) -> None:

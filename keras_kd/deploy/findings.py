@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_kd.deploy import inspect
 from keras_kd.deploy.devices.base import Device
+
+if TYPE_CHECKING:
+    from keras_kd.deploy.edgetpu_compiler import Compiled
+    from keras_kd.deploy.vela import Optimised
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 # The worst first.
@@ -133,6 +137,7 @@ class Verdict:
         budgets: Memories.
         estimates: Numbers about the model on the device, measured or estimated.
         not_run: What could not be run here, and what was looked at in its place.
+        compiled: What the device's compiler made of the model, where it has one that ran.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -140,6 +145,7 @@ class Verdict:
     budgets: tuple[Budget, ...] = ()
     estimates: tuple[Estimate, ...] = ()
     not_run: tuple[str, ...] = ()
+    compiled: tuple[Optimised | Compiled, ...] = dataclasses.field(default=(), repr=False)
 
     def __add__(self, other: Verdict) -> Verdict:
         pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self))

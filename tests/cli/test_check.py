@@ -89,6 +89,28 @@ def test_several_devices(run, folder):
     assert run("student.tflite", "--device", "all")[1] == out
 
 
+def test_progress_is_shown_to_a_terminal_and_leaves_nothing(run, monkeypatch):
+    several = ["--device", "phone", "--device", "not.json"]
+    plain = run("student.tflite", *several)
+    assert plain[2] == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    code, out, err = run("student.tflite", *several)
+    assert (code, out) == plain[:2]
+    shown = err.split("\r\x1b[K")
+    assert shown == ["", "1 of 2: phone", "2 of 2: other", ""]
+    assert run("student.tflite", "--device", "phone")[2] == ""
+
+
+def test_an_error_does_not_stand_in_the_line_of_the_progress(run, monkeypatch):
+    def check(*_, **__):
+        raise ValueError("no")
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(deploy, "check", check)
+    _, _, err = run("student.tflite", "--device", "phone", "--device", "not.json")
+    assert err.endswith("\r\x1b[Kkeras-kd check: no\n")
+
+
 def test_one_device_that_is_named_twice_is_one(run):
     code, out, _ = run("student.tflite", "--device", "phone", "--device", "phone")
     assert code == 0

@@ -186,6 +186,15 @@ def test_ethos_u_takes_velas_model_and_registers_its_op(run, folder, tmp_path):
     assert wanted <= size < wanted + 1 + 16
 
 
+def test_vela_is_asked_once(run, tmp_path, monkeypatch):
+    pytest.importorskip("ethosu")
+    asked = []
+    real = vela.optimised
+    monkeypatch.setattr(vela, "optimised", lambda *given: asked.append(given) or real(*given))
+    assert run("student.tflite", "--device", "ethos-u55-128", "--output", tmp_path / "fw")[0] == 0
+    assert len(asked) == 1
+
+
 def test_coral_without_the_compiler(run, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     arguments = ("student.tflite", "--device", "coral.json", "--labels", "labels.txt")
@@ -201,6 +210,7 @@ def test_coral_without_the_compiler(run, tmp_path, monkeypatch):
 COMPILER = """#!/bin/sh
 [ "$1" = -s ] && [ "$2" = -o ] || exit 2
 echo "Edge TPU Compiler, a stand-in"
+echo "$@" >> ASKED
 FAIL
 /bin/cp COMPILED "$3/model_edgetpu.tflite"
 """
@@ -213,11 +223,13 @@ def test_coral_with_the_compiler(run, tmp_path, monkeypatch, fails):
     compiled = tmp_path / "compiled.tflite"
     compiled.write_bytes(by_hand().chain(["+edgetpu-custom-op"]))
     script = COMPILER.replace("FAIL", "exit 1" if fails else "").replace("COMPILED", str(compiled))
+    script = script.replace("ASKED", str(tmp_path / "asked"))
     compiler.write_text(script)
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", str(compiler.parent))
     code, _, err = run("student.tflite", "--device", "coral.json", "--output", tmp_path / "out")
     assert code == int(fails), err
+    assert len((tmp_path / "asked").read_text().splitlines()) == 1
     if fails:
         assert "Edge TPU Compiler, a stand-in" in err
         assert not (tmp_path / "out").exists()

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from keras_kd import deploy
-from keras_kd.deploy.artifact import Artifact, TensorInfo, interface
+from keras_kd.deploy.artifact import Artifact, TensorInfo
 from keras_kd.deploy.devices import Device, Fact
 from keras_kd.deploy.interpreter import Interpreter
 from keras_kd.deploy.package import samples
 from keras_kd.deploy.package.boards import Board, board_of
 from keras_kd.deploy.package.firmware import firmware
-from keras_kd.deploy.package.host_build import built_and_run
 from keras_kd.deploy.package.resolver import methods_of
 from keras_kd.deploy.package.sources import firmware_sources
 
@@ -294,66 +293,3 @@ def test_boards(name, processor, cpu, board):
     fact = Fact(processor, "a test") if processor else None
     found = board_of(Device(name, "A board", "tflm", processor=fact))
     assert (found.cpu, found.board) == (cpu, board)
-
-
-MODELS = ("kws_ref_model", "pretrainedResnet_quant", "vww_96_int8")
-
-
-def model_path(name):
-    if DATA is None:
-        pytest.skip("needs KERAS_KD_DATA")
-    return pathlib.Path(DATA) / f"models/mlcommons_tiny/{name}.tflite"
-
-
-@pytest.mark.data
-@pytest.mark.parametrize("name", MODELS)
-def test_the_packaged_array_computes_what_the_original_does(name):
-    artifact = Artifact.load(model_path(name))
-    made = firmware(artifact, NANO, label=name, sample_count=12)
-    text = made.sources[f"src/{made.name}_data.cc"].decode()
-    body = re.search(r"= \{(.*?)\};", text, re.DOTALL)[1]
-    packaged = bytes(int(number, 0) for number in body.split(",") if number.strip())
-    original, again = Interpreter(artifact, "tflm"), Interpreter(packaged, "tflm")
-    taken = samples.recorded(original, count=12)
-    np.testing.assert_array_equal(
-        again.predict_quantized(taken.inputs[0]), original.predict_quantized(taken.inputs[0])
-    )
-    assert interface(again.info) == (artifact.inputs, artifact.outputs)
-
-
-@pytest.fixture(scope="module")
-def tflm_build(tmp_path_factory):
-    """A folder for builds; the first one's library serves the others."""
-    if TFLM is None:
-        pytest.skip("needs TFLite Micro's sources in KERAS_KD_TFLM")
-    return tmp_path_factory.mktemp("tflm")
-
-
-@pytest.mark.slow
-def test_the_firmware_repeats_the_samples_with_tflm_itself(tflm_build, converted, images):
-    made = firmware(converted("int8"), NANO, x=images, sample_count=10)
-    ran = on_host(tflm_build, made)
-    assert ran.passed, ran.output
-    assert "PASS: 10 of 10 samples as expected" in ran.output
-
-
-@pytest.mark.slow
-@pytest.mark.data
-@pytest.mark.parametrize("name", MODELS)
-def test_reference_models_repeat_the_samples_with_tflm_itself(tflm_build, name):
-    made = firmware(Artifact.load(model_path(name)), NANO, label=name, sample_count=12)
-    ran = on_host(tflm_build, made)
-    assert ran.passed, ran.output
-    assert "PASS: 12 of 12 samples as expected" in ran.output
-
-
-def on_host(folder, made):
-    for path, content in made.files().items():
-        target = folder / made.name / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-    library = os.environ.get("KERAS_KD_TFLM_LIBRARY")
-    library = library or next(folder.glob("build_*/libtensorflow-microlite.a"), None)
-    return built_and_run(
-        folder / made.name, made.name, TFLM, build=folder / f"build_{made.name}", library=library
-    )

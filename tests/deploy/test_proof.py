@@ -1,7 +1,6 @@
 """A proof: its numbers against those measured apart, and a page that says what was not run."""
 
 import dataclasses
-import functools
 import html.parser
 import importlib
 import json
@@ -18,11 +17,13 @@ from keras_kd.deploy import inspect
 from keras_kd.deploy.check import Check
 from keras_kd.deploy.devices import Device, Fact
 from keras_kd.deploy.findings import Budget, Estimate, Finding, Verdict
+from keras_kd.deploy.interpreter import Interpreter
 from keras_kd.deploy.layer_error import LayerError, layer_errors
 from keras_kd.deploy.litert_benchmark import LiteRTBenchmark
 from keras_kd.deploy.measure import Measurement
-from keras_kd.deploy.proof import evidence
+from keras_kd.deploy.proof import evidence, on_device
 from keras_kd.deploy.proof.evidence import CONVERTED, FLOAT, TEACHER, Difference, Proof, Row
+from keras_kd.deploy.proof.on_device import DeviceForm, device_time
 from keras_kd.deploy.proof.page import report_of
 from keras_kd.deploy.proof.pictures import MOST_BARS, layer_plots, pictures
 from keras_kd.report import BarPlot
@@ -42,16 +43,21 @@ def layer_error(name, own, *, device=30.0, op="CONV_2D", layers=None):
     )
 
 
+def form(role, quantization, **known):
+    return DeviceForm(role, quantization, **{"size_bytes": 1, "macs": 2, "arena_bytes": 3} | known)
+
+
 @pytest.fixture
 def quick(monkeypatch):
-    """No conversion to float32 for the errors of layers; remembers on how many examples."""
+    """Converts nothing to float32; remembers over how many examples the layers' errors are."""
     seen = []
 
-    def errors(student, artifact, x):
+    def errors(student, artifact, x, reference):
         seen.append(len(x))
         return tuple(layer_error(layer.name, 40.0 - i) for i, layer in enumerate(student.layers))
 
     monkeypatch.setattr(evidence, "layer_errors", errors)
+    monkeypatch.setattr(evidence, "float_form", lambda role, _: (form(role, "float32"), None))
     return seen
 
 
@@ -66,9 +72,10 @@ def teacher(images, labels):
 
 def test_numbers_are_those_measured_apart(student, teacher, converted, images, labels, monkeypatch):
     artifact = converted("int8")
-    # The real errors, with a conversion to float32 that is there already.
-    real = functools.partial(layer_errors, reference=converted("float32"))
-    monkeypatch.setattr(evidence, "layer_errors", real)
+    # A conversion of the student to float32 that is there already.
+    teacher_file = deploy.convert(teacher, quantization="float32")
+    files = {id(teacher): teacher_file, id(student): converted("float32")}
+    monkeypatch.setattr(on_device, "convert", lambda model, quantization: files[id(model)])
     report = deploy.prove(
         artifact, images, labels, student=student, teacher=teacher, devices=[LARGE], **QUICK
     )
@@ -94,7 +101,17 @@ def test_numbers_are_those_measured_apart(student, teacher, converted, images, l
         error = by_example.std() / math.sqrt(200)
         assert gain["standard_error"] == pytest.approx(error, abs=1e-12)
     assert [one["device"]["name"] for one in found["devices"]] == ["board"]
-    apart = real(student, artifact, images[:32])
+    forms = [(TEACHER, teacher_file), (FLOAT, converted("float32")), (CONVERTED, artifact)]
+    # Dense layers of 64 x 64 and 64 x 4; 36 places of a 3 x 3 convolution to 8 channels, and dense
+    # layers of 72 x 32 and 32 x 4.
+    macs = [4096 + 256, *[36 * 9 * 8 + 72 * 32 + 32 * 4] * 2]
+    for known, (role, file), count in zip(found["device_forms"], forms, macs, strict=True):
+        arena = Interpreter(file, "tflm").arena_bytes
+        assert known == dataclasses.asdict(
+            DeviceForm(role, file.quantization, file.size_bytes, count, arena)
+        )
+    assert found["device_forms"][2]["arena_bytes"] == found["rows"][-1]["arena_bytes"]
+    apart = layer_errors(student, artifact, images[:32], reference=converted("float32"))
     measured_here = [one["own_sqnr_db"] for one in report.data["layers"]]
     assert measured_here == [one.own_sqnr_db for one in apart]
     assert found["layer_examples"] == 32
@@ -217,6 +234,11 @@ def proof():
         (Budget("RAM", 9_000, 1_000, "measured"), Budget("cache", 5, None, "counted")),
         (Finding("error", "ram-too-small", "Too small.", "Take less."),),
     )
+    forms = (
+        form(TEACHER, "float32", arena_bytes=None, not_known="TFLite Micro did not run it: no op"),
+        form(FLOAT, "float32", size_bytes=20_000),
+        form(CONVERTED, "int8", size_bytes=5_000),
+    )
     return Proof(
         label="m.tflite",
         rows=(
@@ -236,6 +258,12 @@ def proof():
             layer_error("c", None, device=-math.inf),
         ),
         layer_examples=64,
+        forms=forms,
+        times=tuple(
+            device_time(check, one, is_checked=one.role == CONVERTED)
+            for check in (fits, not_fits)
+            for one in forms
+        ),
         benchmark=LiteRTBenchmark(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 50, 5, 1, ("CPU",)),
         not_run=(),
     )
@@ -284,6 +312,18 @@ def test_pictures_show_every_number_once(proof):
     (only,) = time.bars
     assert (only.name, only.value, only.hollow) == ("board", 2.0, True)
     assert "Not measured on a device" in time.note
+
+
+def test_what_each_model_would_take_stands_in_tables_with_the_reason(proof, without_sections):
+    text = report_of(proof).text()
+    assert "teacher: TFLite Micro did not run it: no op." in text
+    lines = [re.split(r"  +", line.strip()) for line in text.splitlines()]
+    start = next(i for i, line in enumerate(lines) if line[0] == "Device")
+    needs = "not known: needs the board"
+    assert lines[start + 2 : start + 4] == [
+        ["A board", needs, needs, "2.000"],
+        ["A small board", needs, needs, needs],
+    ]
 
 
 def test_a_latency_below_the_tools_steps_is_no_picture(proof):

@@ -23,6 +23,7 @@ def edge_tpu_files(
     *,
     label: str = "student",
     labels: Sequence[str] | None = None,
+    compiled: edgetpu_compiler.Compiled | None = None,
 ) -> dict[str, bytes]:
     """The files of the folder, by path.
 
@@ -31,15 +32,9 @@ def edge_tpu_files(
         device: A device of runtime "edgetpu".
         label: What a person calls the model.
         labels: A name for each class.
-
-    Raises:
-        CompilerError: The compiler is installed and refuses the model; with what it said.
+        compiled: What `edgetpu_compiler` made of the model, where it ran.
     """
     name = identifier(label).strip("_")
-    executable = edgetpu_compiler.find()
-    compiled = None
-    if executable is not None:
-        compiled = edgetpu_compiler.compile_model(artifact.content, executable=executable)
     files: dict[str, bytes] = {
         f"{name}.tflite": artifact.content,
         "run.py": filled("edgetpu/run.py.in", {"name": name}).encode(),

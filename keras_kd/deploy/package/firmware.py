@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from keras_kd.deploy import inspect
+from keras_kd.deploy import inspect, vela
 from keras_kd.deploy.arena import arena_to_reserve
 from keras_kd.deploy.artifact import Artifact, TensorInfo, interface
 from keras_kd.deploy.devices import Device
@@ -73,6 +73,7 @@ def firmware(
     label: str = "student",
     x: Any = None,
     sample_count: int | None = None,
+    optimised: vela.Optimised | None = None,
 ) -> Firmware:
     """The firmware of a model for a microcontroller, or for one with an Ethos-U NPU.
 
@@ -82,6 +83,7 @@ def firmware(
         label: What a person calls the model; as an identifier it begins every name in the code.
         x: Examples to record, as `Interpreter.predict` takes them; None makes some.
         sample_count: How many of them; None takes up to ten that fit in 64 KiB.
+        optimised: What Vela made of the model for that device; None asks it.
 
     Returns:
         A `Firmware`.
@@ -94,7 +96,7 @@ def firmware(
     name = identifier(label).strip("_")
     interpreter = Interpreter(artifact, "tflm")
     taken = samples.recorded(interpreter, x, count=sample_count)
-    on_device, arena_bytes, arena_note = _for_device(artifact, device, interpreter)
+    on_device, arena_bytes, arena_note = _for_device(artifact, device, interpreter, optimised)
     board = board_of(device)
     sources = firmware_sources(
         name,
@@ -113,7 +115,10 @@ def firmware(
 
 
 def _for_device(
-    artifact: Artifact, device: Device, interpreter: Interpreter
+    artifact: Artifact,
+    device: Device,
+    interpreter: Interpreter,
+    optimised: vela.Optimised | None,
 ) -> tuple[Artifact, int, str]:
     """The model as the device runs it, its arena, and where that number is from."""
     if device.runtime != "ethos_u":
@@ -121,9 +126,8 @@ def _for_device(
         size = arena_to_reserve(used)
         how = f"TFLite Micro used {used} bytes on the packaging computer; 20 % and 1 KiB on top."
         return artifact, size, how
-    from keras_kd.deploy import vela
-
-    optimised = vela.optimised(artifact.content, device)
+    if optimised is None:
+        optimised = vela.optimised(artifact.content, device)
     inputs, outputs = interface(inspect.model_info(optimised.content))
     if [_form(t) for t in (*inputs, *outputs)] != [
         _form(t) for t in (*interpreter.inputs, *interpreter.outputs)
@@ -171,7 +175,8 @@ def _facts(
     ]
     not_run = [
         f"Nothing was run on {device.title}.",
-        "PlatformIO and Arduino builds were not run; board names and library layouts were read.",
+        "PlatformIO and Arduino builds were not run: their files keep to the formats' rules, and "
+        "board names were read.",
     ]
     if device.runtime == "ethos_u":
         not_run.insert(

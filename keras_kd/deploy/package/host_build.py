@@ -38,7 +38,7 @@ def built_and_run(
     build: str | os.PathLike | None = None,
     library: str | os.PathLike | None = None,
 ) -> HostRun:
-    """Builds with CMake and runs the samples. Minutes, unless `library` is given.
+    """Builds with CMake and runs the samples. About a minute, unless `library` is given.
 
     Args:
         folder: A firmware folder.
@@ -66,7 +66,9 @@ def built_and_run(
     if library is not None:
         configure.append(f"-DTFLM_LIBRARY={Path(library).resolve()}")
     _done(configure, BUILD_TIMEOUT_S)
-    _done(["cmake", "--build", str(build), "--parallel"], BUILD_TIMEOUT_S)
+    # Make takes "--parallel" without a number for all at once, each with 300 MB of memory.
+    jobs = str(os.cpu_count() or 1)
+    _done(["cmake", "--build", str(build), "--parallel", jobs], BUILD_TIMEOUT_S)
     seconds = time.monotonic() - start
     try:
         ran = subprocess.run(

@@ -42,6 +42,7 @@ def firmware_sources(
         "name": name,
         "GUARD": name.upper(),
         "op_count": len(methods),
+        "ops": "\n".join(f"  {method}" for method in methods),
         "registrations": "\n".join(registrations),
         "arena_bytes": arena_bytes,
         "arena_provenance": arena_note,
@@ -73,6 +74,7 @@ def firmware_sources(
             "firmware/main.ino", code | {"library_include": include}
         ),
         "CMakeLists.txt": filled("firmware/CMakeLists.txt", code),
+        "cmake/tflite-micro.cmake": filled("firmware/tflite-micro.cmake", code),
         "cmake/cortex-m.cmake": filled("firmware/cortex-m.cmake", code),
         "platformio.ini": filled("firmware/platformio.ini", code),
         "lib/tflite-micro/library.json": filled("firmware/library.json", code),

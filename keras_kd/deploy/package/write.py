@@ -14,12 +14,14 @@ from typing import Any
 from keras_kd.deploy.artifact import Artifact, interface, quantization_of
 from keras_kd.deploy.check import Check, check
 from keras_kd.deploy.devices import Device, get
+from keras_kd.deploy.edgetpu_compiler import Compiled
 from keras_kd.deploy.findings import ERROR
 from keras_kd.deploy.inspect import model_info
 from keras_kd.deploy.package.edge_tpu import edge_tpu_files
 from keras_kd.deploy.package.firmware import Firmware, firmware
 from keras_kd.deploy.package.folder import MANIFEST, check_free, write_folder
 from keras_kd.deploy.package.host_build import built_and_run
+from keras_kd.deploy.vela import Optimised
 
 FIRMWARE_RUNTIMES = ("tflm", "ethos_u")
 
@@ -87,7 +89,8 @@ def write_package(
         std: Likewise.
         name: What to call the model; None takes the file's name.
         tflm: Microcontrollers alone: TFLite Micro's sources. The firmware is compiled with them
-            here and run on the samples, which takes minutes, and what came out is in its README.
+            here and run on the samples, which takes a minute or two, and what came out is in its
+            README.
         force: Whether to replace an earlier package in the folder; other files stay.
 
     Returns:
@@ -126,12 +129,26 @@ def write_package(
     found = check(artifact, device)
     if not found.fits:
         raise PackageError(found)
+    compiled = next(iter(found.verdict.compiled), None)
     if is_firmware:
-        made = firmware(artifact, device, label=label, x=samples, sample_count=sample_count)
+        made = firmware(
+            artifact,
+            device,
+            label=label,
+            x=samples,
+            sample_count=sample_count,
+            optimised=compiled if isinstance(compiled, Optimised) else None,
+        )
         files = made.files(_host_run(made, tflm) if tflm is not None else "")
         return _written(folder, files, device, force)
     if device.runtime == "edgetpu":
-        files = edge_tpu_files(artifact, device, label=label, labels=labels)
+        files = edge_tpu_files(
+            artifact,
+            device,
+            label=label,
+            labels=labels,
+            compiled=compiled if isinstance(compiled, Compiled) else None,
+        )
         return _written(folder, files, device, force)
     from keras_kd.deploy.package import android
 

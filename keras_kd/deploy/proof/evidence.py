@@ -18,6 +18,13 @@ from keras_kd.deploy.judgement import agreement, flat, mean_and_standard_error
 from keras_kd.deploy.layer_error import LayerError, layer_errors, worst
 from keras_kd.deploy.litert_benchmark import LiteRTBenchmark, litert_benchmark
 from keras_kd.deploy.measure import Measurement, Observation, observe, sliced
+from keras_kd.deploy.proof.on_device import (
+    DeviceForm,
+    DeviceTime,
+    device_form,
+    device_time,
+    float_form,
+)
 
 TEACHER, FLOAT, CONVERTED = "teacher", "float student", "converted student"
 # What compares runtimes sees so many examples, and what looks at every tensor of every op, which
@@ -62,6 +69,8 @@ class Proof:
         checks: One for each device.
         layers: The error of every op's output.
         layer_examples: How many examples those errors are over.
+        forms: Each model as a device would be given it; teacher and float student in float32.
+        times: For each device the estimated time of each model.
         benchmark: What LiteRT's own benchmark measured here, if it ran.
         not_run: What could not be run, and why.
     """
@@ -72,6 +81,8 @@ class Proof:
     checks: tuple[Check, ...]
     layers: tuple[LayerError, ...]
     layer_examples: int
+    forms: tuple[DeviceForm, ...]
+    times: tuple[DeviceTime, ...]
     benchmark: LiteRTBenchmark | None
     not_run: tuple[str, ...]
 
@@ -130,7 +141,11 @@ def gather(
     seen += [(CONVERTED, one) for one in observe(artifact, x, y, runtimes=usable, **options)]
     some_x = sliced(x, 0, CHECK_EXAMPLES)
     some_y = None if y is None else sliced(y, 0, CHECK_EXAMPLES)
-    layers, no_layers = _layer_errors(student, artifact, sliced(x, 0, LAYER_EXAMPLES))
+    checks = tuple(check(artifact, device, x=some_x, y=some_y) for device in described)
+    forms = [] if teacher is None else [float_form(TEACHER, teacher)[0]]
+    of_student, twin = float_form(FLOAT, student)
+    forms += [of_student, device_form(CONVERTED, artifact)]
+    layers, no_layers = _layer_errors(student, artifact, sliced(x, 0, LAYER_EXAMPLES), twin)
     benchmark, no_benchmark = (None, "")
     if latency_runs and "litert" in usable:
         benchmark, no_benchmark = _benchmark(artifact, latency_runs, warmup_runs)
@@ -139,9 +154,15 @@ def gather(
         label="the student" if artifact.path is None else artifact.path.name,
         rows=tuple(Row(role, _with_agreement(original, one)) for role, one in seen),
         differences=tuple(_differences(seen)),
-        checks=tuple(check(artifact, device, x=some_x, y=some_y) for device in described),
+        checks=checks,
         layers=layers,
         layer_examples=min(original.measurement.examples, LAYER_EXAMPLES),
+        forms=tuple(forms),
+        times=tuple(
+            device_time(one, form, is_checked=form.role == CONVERTED)
+            for one in checks
+            for form in forms
+        ),
         benchmark=benchmark,
         not_run=(*reasons, *filter(None, (no_layers, no_benchmark))),
     )
@@ -166,10 +187,12 @@ def _refusal(artifact: Artifact, runtime: str) -> str:
     return ""
 
 
-def _layer_errors(student: Any, artifact: Artifact, x: Any) -> tuple[tuple[LayerError, ...], str]:
+def _layer_errors(
+    student: Any, artifact: Artifact, x: Any, twin: Artifact | None
+) -> tuple[tuple[LayerError, ...], str]:
     """The error of each op, its layers in the student's order; or none and the reason."""
     try:
-        found = layer_errors(student, artifact, x)
+        found = layer_errors(student, artifact, x, reference=twin)
     except (ValueError, RuntimeError) as err:
         return (), f"error of each layer: {' '.join(str(err).split())}"
     order = {path: number for number, path in enumerate(layers_by_path(student))}

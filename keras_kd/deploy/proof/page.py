@@ -17,10 +17,12 @@ from keras_kd.deploy.proof.tables import (
     RUNTIME_NAMES,
     benchmark_table,
     device_sections,
+    form_table,
     layer_name,
     layer_table,
     model_tables,
     op_name,
+    time_table,
 )
 from keras_kd.report import Facts, Report, Section
 
@@ -36,8 +38,10 @@ def report_of(proof: Proof) -> Report:
     if proof.layers:
         sections.append(Section("Which layer the conversion hurts", layer_plots(proof), columns=2))
     benchmark = [] if proof.benchmark is None else [benchmark_table(proof.benchmark)]
+    times = [time_table(proof)] if proof.checks else []
     sections += [
         Section("Models", (*model_tables(proof), *benchmark)),
+        Section("On a device", (form_table(proof), *times)),
         *([Section("Error of each layer", (layer_table(proof),))] if proof.layers else []),
         *(section for check in proof.checks for section in device_sections(check)),
         Section("How it was measured", (Facts(tuple(_method(proof).items())),)),
@@ -148,6 +152,8 @@ def _data(proof: Proof) -> dict[str, Any]:
         "rows": [{"role": row.role, **dataclasses.asdict(row.measured)} for row in proof.rows],
         "differences": [dataclasses.asdict(gain) for gain in proof.differences],
         "devices": [check_report.data(check) for check in proof.checks],
+        "device_forms": [dataclasses.asdict(form) for form in proof.forms],
+        "device_times": [dataclasses.asdict(time) for time in proof.times],
         "layers": [
             {
                 "op": op_name(one),

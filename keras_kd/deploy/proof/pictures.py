@@ -9,6 +9,7 @@ from keras_kd.deploy.findings import printable
 from keras_kd.deploy.layer_error import LayerError
 from keras_kd.deploy.litert_benchmark import RESOLUTION_MS
 from keras_kd.deploy.proof.evidence import CONVERTED, FLOAT, TEACHER, Proof, Row, own_error
+from keras_kd.deploy.proof.on_device import estimated_times
 from keras_kd.deploy.proof.tables import RUNTIME_NAMES, op_name
 from keras_kd.report import Bar, BarPlot
 
@@ -17,7 +18,6 @@ COLORS = {TEACHER: 5, FLOAT: 2, CONVERTED: 0}
 _ALARM = 1
 # A picture with more layers is read no more; the table has them all.
 MOST_BARS = 24
-MILLISECONDS = {"s": 1e3, "ms": 1.0, "µs": 1e-3, "us": 1e-3}
 
 
 def pictures(proof: Proof) -> Iterator[BarPlot]:
@@ -45,8 +45,8 @@ def pictures(proof: Proof) -> Iterator[BarPlot]:
             "Time of one example on the device, estimated",
             "milliseconds",
             times,
-            note="Not measured on a device. Of the converted student alone: neither the teacher "
-            "nor the float student was converted for it.",
+            note="Not measured on a device. Of the converted student alone: the table says why "
+            "there is none of the others.",
         )
 
 
@@ -204,11 +204,7 @@ def _latency_plot(proof: Proof) -> BarPlot:
 
 def _device_times(proof: Proof) -> Iterator[Bar]:
     for check in proof.checks:
-        times = [
-            (estimate.name, estimate.value * MILLISECONDS[estimate.unit])
-            for estimate in check.estimates
-            if estimate.unit in MILLISECONDS and isinstance(estimate.value, int | float)
-        ]
+        times = estimated_times(check)
         for name, value in times:
             shown = check.device.name if len(times) == 1 else f"{check.device.name}: {name}"
             yield Bar(shown, value, hollow=True)

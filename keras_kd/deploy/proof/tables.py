@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from keras_kd.deploy.findings import printable
 from keras_kd.deploy.layer_error import LayerError
 from keras_kd.deploy.litert_benchmark import RESOLUTION_MS, LiteRTBenchmark
 from keras_kd.deploy.proof.evidence import Proof, Row
+from keras_kd.deploy.proof.on_device import DeviceTime
 from keras_kd.report import Column, Section, Table, Uncertain
 
 RUNTIME_NAMES = {
@@ -83,6 +85,52 @@ def model_tables(proof: Proof) -> Iterator[Table]:
             note="Both answer the same examples; ± is the standard error of their difference, "
             "which is what other examples would change.",
         )
+
+
+def form_table(proof: Proof) -> Table:
+    """What each model would take on a device."""
+    reasons = tuple(f"{form.role}: {form.not_known}." for form in proof.forms if form.not_known)
+    return Table(
+        title="As files for a device",
+        columns=(
+            Column("Model"),
+            Column("Format"),
+            Column("File", "bytes"),
+            Column("Multiply-accumulates"),
+            Column("Arena in TFLite Micro", "bytes"),
+        ),
+        rows=tuple(
+            (form.role, form.quantization, form.size_bytes, form.macs, form.arena_bytes)
+            for form in proof.forms
+        ),
+        note=" ".join(
+            (
+                "Teacher and float student as float32 files, which were made for this table.",
+                *reasons,
+            )
+        ),
+        highlight=len(proof.forms) - 1,
+    )
+
+
+def time_table(proof: Proof) -> Table:
+    """The estimated time of each model on each device, or why there is none."""
+    roles = [form.role for form in proof.forms]
+    times = iter(proof.times)  # For each device as many as there are models.
+    return Table(
+        title="Time of one example on the device, estimated",
+        columns=(Column("Device"), *(Column(role, "ms", digits=3) for role in roles)),
+        rows=tuple(
+            (check.device.title, *(_time(time) for time in itertools.islice(times, len(roles))))
+            for check in proof.checks
+        ),
+        note="None was measured: no device was connected. Where there is an estimate, the device's "
+        "section says whose it is.",
+    )
+
+
+def _time(time: DeviceTime) -> float | str | None:
+    return time.not_known or time.time_ms
 
 
 def benchmark_table(b: LiteRTBenchmark) -> Table:

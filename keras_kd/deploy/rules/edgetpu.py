@@ -261,6 +261,7 @@ def _asked(subject: Subject, device: Device, executable: str) -> Verdict:
         findings=_nothing_mapped(placed) + _explained(info, placed, predicted),
         placements=placed,
         estimates=_shares(placed, how),
+        compiled=(done,),
     )
     if done.log.cached_bytes is not None:
         verdict += edgetpu_parameters.memory(

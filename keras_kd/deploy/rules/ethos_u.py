@@ -49,6 +49,10 @@ _TO_INT8 = (
     "Convert the student to int8: keras_kd.deploy.convert(student, quantization='int8', "
     "calibration=examples), or `keras-kd convert --quantize int8`."
 )
+_NO_32_BITS = (
+    "Keep integers of 32 bits (indices, shapes, sums) out of the model, or compute them in the "
+    "application."
+)
 # Of Vela's reason, a part that tells what to do.
 _CURES = (
     ("DataType Float32", _TO_INT8),
@@ -57,11 +61,8 @@ _CURES = (
         "missing quantization parameters",
         "Convert it with calibration, so that every tensor has a scale.",
     ),
-    (
-        "32-bit feature-maps",
-        "Keep integers of 32 bits (indices, shapes, sums) out of the model, or compute them in the "
-        "application.",
-    ),
+    ("DataType UInt32", _NO_32_BITS),
+    ("32-bit feature-maps", _NO_32_BITS),
     (
         "scale-factor",
         "Resize by 2, 4 or 8 without half_pixel_centers, by several resizes if need be, or leave "
@@ -134,6 +135,7 @@ def judge(subject: Subject, device: Device) -> Verdict:
         placements=made.placements,
         budgets=budgets,
         estimates=_estimates(subject.info, made),
+        compiled=(made,),
     )
 
 

@@ -12,8 +12,18 @@ from keras_kd.numerics import at_least_float32
 
 LINEAR, SOFTMAX, SIGMOID = "linear", "softmax", "sigmoid"
 
+
+class Transparent:
+    """A mark on layers of ours that hand on what they get: its activation is behind them."""
+
+
 # Layers that hand on what they get: the activation is that of what comes before.
-_TRANSPARENT = (keras.layers.Identity, keras.layers.Reshape, keras.layers.Dropout)
+_TRANSPARENT = (
+    keras.layers.Identity,
+    keras.layers.Reshape,
+    keras.layers.Dropout,
+    Transparent,
+)
 
 
 def activations(model):
@@ -84,6 +94,41 @@ def cached_logits(output):
     fails when it moves.
     """
     return getattr(output, "_keras_logits", None)
+
+
+def with_logits_of(output, source):
+    """Returns `output` with the logits that are on `source`, the same values but for rounding."""
+    cached = cached_logits(source)
+    if cached is not None:
+        output._keras_logits = cached
+    return output
+
+
+def alike(output, function):
+    """Returns `function(output)`, with the logits behind it treated alike.
+
+    Args:
+        output: Shape [batch, ..., units].
+        function: A callable from a tensor to a tensor that acts on probabilities as on logits: it
+            selects rows or units.
+    """
+    result, cached = function(output), cached_logits(output)
+    if cached is not None:
+        result._keras_logits = function(cached)
+    return result
+
+
+def of_classes(output, classes):
+    """Returns an output for some of its classes; a softmax over them is the renormalised one.
+
+    Args:
+        output: Logits or probabilities, shape [batch, ..., units].
+        classes: Numbers of units.
+
+    Returns:
+        Shape [batch, ..., len(classes)].
+    """
+    return alike(output, lambda tensor: ops.take(tensor, list(classes), axis=-1))
 
 
 def activation_left_on(output):

@@ -7,13 +7,12 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from timing import Run, lower_quartile, resident_peak_mib, time_rounds
+from timing import Network, Run, lower_quartile, resident_peak_mib, time_rounds
 
 import keras_kd
 
@@ -22,8 +21,6 @@ SOFT_TARGET = "kd"
 EXPLAINED_FROM = 2.0
 CLASSES, TOKENS, VOCABULARY, LENGTH = 10, 32, 200, 32
 NOISE = 0
-
-Network = Callable[..., keras.Model]
 
 
 def encoder(name: str, units: int, heads: int) -> keras.Model:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 
 HAND_WRITTEN = "hand-written"
@@ -26,6 +27,8 @@ CONTROL_TOLERANCE = 0.05
 # A run is one pass over the data; it returns the mean total loss, so that "the same mathematics" is
 # checked and not only claimed.
 Run = Callable[[], float]
+# Makes a network on pictures: see `benchmark.network`.
+Network = Callable[..., keras.Model]
 
 
 def lower_quartile(seconds: Sequence[float]) -> float:
@@ -54,18 +57,20 @@ class Comparison:
     Attributes:
         seconds: For each side, one number a round.
         steps: Training steps in a run.
+        base: The side that the others are compared with; the control is its copy.
     """
 
     seconds: Mapping[str, Sequence[float]]
     steps: int
+    base: str = HAND_WRITTEN
 
-    def ratio(self, side: str, to: str = HAND_WRITTEN) -> float:
-        """Lower quartile of `side` over that of `to`."""
-        return lower_quartile(self.seconds[side]) / lower_quartile(self.seconds[to])
+    def ratio(self, side: str, to: str | None = None) -> float:
+        """Lower quartile of `side` over that of `to`, by default of the base."""
+        return lower_quartile(self.seconds[side]) / lower_quartile(self.seconds[to or self.base])
 
     @property
     def control_error(self) -> float:
-        """How far the second copy of the hand-written loop is from the first: |ratio - 1|."""
+        """How far the copy of the base is from the base: |ratio - 1|."""
         return abs(self.ratio(CONTROL) - 1.0)
 
     @property

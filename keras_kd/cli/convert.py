@@ -34,7 +34,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "convert",
         help="convert a Keras model to TFLite for a device",
         description="Convert a saved Keras model to TFLite. With --evaluate, the result is "
-        "compared with the float model, and --min-agreement and --max-drop make the exit code 1.",
+        "compared with the Keras model, and --min-agreement and --max-drop make the exit code 1. A "
+        "student of quantization-aware training needs no calibration.",
     )
     parser.add_argument("model", type=Path, help="a .keras file")
     parser.add_argument("--output", type=Path, help="default: the model's name with .tflite")
@@ -116,8 +117,6 @@ def run(args: argparse.Namespace) -> int:
 def _bad_usage(args: argparse.Namespace) -> str:
     """What is wrong with the options as they stand; "" for nothing."""
     integer = args.quantize in INTEGER
-    if integer and args.calibration is None:
-        return f"--quantize {args.quantize} needs --calibration FILE"
     for option in ("calibration", "calibration_key", "input_range", "allow_float"):
         if not integer and getattr(args, option):
             return f"--{option.replace('_', '-')} is for --quantize {' or '.join(INTEGER)}"
@@ -128,11 +127,16 @@ def _bad_usage(args: argparse.Namespace) -> str:
 
 
 def _converted(args: argparse.Namespace) -> tuple[Artifact, keras.Model]:
-    from keras_kd import deploy
+    from keras_kd import deploy, quantization
 
     start_tensorflow()
     output = args.output or args.model.with_suffix(".tflite")
     student = load_keras(args.model, trust=args.trust)
+    if args.quantize in INTEGER and not (args.calibration or quantization.is_quantized(student)):
+        raise BadUsageError(
+            f"--quantize {args.quantize} needs --calibration FILE, but for a student of "
+            "quantization-aware training"
+        )
     names = input_names(student)
     artifact = deploy.convert(
         student,

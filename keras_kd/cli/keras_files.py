@@ -26,6 +26,7 @@ def load_keras(path: Path, *, trust: bool = False) -> keras.Model:
 
     # Registers the package's own classes with Keras, which the file may hold.
     from keras_kd import Distiller as Distiller
+    from keras_kd import quantization as quantization
 
     if not path.is_file():
         raise CannotBeDoneError(f"no file '{path}'")

@@ -33,8 +33,10 @@ def converted(request: dict) -> bytes:
     )
     ops, quantization = tf.lite.OpsSet, request["quantization"]
     int16x8 = ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+    calibrated = request["calibration"] is not None
     converter.target_spec.supported_ops = {
-        "int8": [ops.TFLITE_BUILTINS_INT8],
+        # Without calibration the model has FakeQuant ops, and these ops are all that it takes.
+        "int8": [ops.TFLITE_BUILTINS_INT8 if calibrated else ops.TFLITE_BUILTINS],
         # With float ops to fall back on, or the first op without int16 ends the conversion, and
         # the others stay unknown. The float tensors that it leaves are refused afterwards.
         "int16x8": [int16x8, ops.TFLITE_BUILTINS],
@@ -43,8 +45,9 @@ def converted(request: dict) -> bytes:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantization == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if request["calibration"] is not None:
+    if calibrated:
         converter.representative_dataset = lambda: one_by_one(request["calibration"])
+    if quantization in ("int8", "int16x8"):
         converter.inference_input_type = tf.as_dtype(request["input_dtype"])
         converter.inference_output_type = tf.as_dtype(request["output_dtype"])
     if not request["per_channel_dense"]:

@@ -68,7 +68,8 @@ def convert(
         calibration: Examples, as the student sees them, that the ranges of an integer scheme are
             taken from: an array [examples, ...], a dict or list of them for several inputs, a
             `tf.data.Dataset` (batched or not) or a `keras.utils.PyDataset`, with or without
-            labels. All of them are used; some hundreds are plenty.
+            labels. All of them are used; some hundreds are plenty. None for a student that was
+            trained with quantization (`keras_kd.quantization`), which has its ranges already.
         input_dtype: For int8 "int8", "uint8" or "float32"; for int16x8 "int16" or "float32".
             None is the scheme's own. An integer input (token ids) stays what it is.
         output_dtype: Likewise for the outputs.
@@ -133,7 +134,8 @@ def convert(
     with tempfile.TemporaryDirectory(prefix="keras_kd_convert_") as folder:
         saved_model = Path(folder, "saved_model")
         with traced_for(source, quantization):
-            output_names = write_saved_model(source, inputs, saved_model)
+            traced = write_saved_model(source, inputs, saved_model)
+        _check_ranges(traced.carries_ranges, quantization, calibration)
         for _ in range(CONVERSIONS):
             content = run_converter(
                 Path(folder),
@@ -148,7 +150,9 @@ def convert(
             )
             if quantization != "int8" or not _has_float_split(content):
                 break
-    content = repair.in_model_order(content, [spec.name for spec in inputs.specs], output_names)
+    content = repair.in_model_order(
+        content, [spec.name for spec in inputs.specs], traced.output_names
+    )
     content = repair.with_true_scales(repair.without_cell_clip(content))
     info = inspect.model_info(content)
     _check_custom_ops(info)
@@ -199,12 +203,6 @@ def _check_options(
             f"Expected quantization in {', '.join(QUANTIZATIONS)}. Received: {quantization!r}."
         )
     integer = quantization in INTEGER_INTERFACES
-    if integer and calibration is None:
-        raise ValueError(
-            f"Expected calibration for quantization='{quantization}': the ranges of its integers "
-            "are taken from examples. Received: calibration=None. Hint: pass some hundred training "
-            "inputs, prepared as the student sees them: calibration=x_train[:300]."
-        )
     if not integer and calibration is not None:
         raise ValueError(
             f"Expected no calibration for quantization='{quantization}', which has no ranges to "
@@ -224,6 +222,23 @@ def _check_options(
         raise ValueError(
             f"Expected per_channel_dense=True for quantization='{quantization}', whose weights "
             "have no scales. Received: False. Hint: leave it out."
+        )
+
+
+def _check_ranges(carries_ranges: bool, quantization: str, calibration: Any) -> None:
+    """Refuses ranges from nowhere, and ranges from two places."""
+    if carries_ranges and (quantization != "int8" or calibration is not None):
+        raise ValueError(
+            "Expected quantization='int8' without calibration for a student that was trained with "
+            f"quantization and carries its ranges. Received: quantization='{quantization}'"
+            f"{'' if calibration is None else ' and calibration'}. Hint: convert the float student "
+            "that it was made from, or leave both out."
+        )
+    if not carries_ranges and quantization in INTEGER_INTERFACES and calibration is None:
+        raise ValueError(
+            f"Expected calibration for quantization='{quantization}': the ranges of its integers "
+            "are taken from examples. Received: calibration=None. Hint: pass some hundred training "
+            "inputs, prepared as the student sees them: calibration=x_train[:300]."
         )
 
 

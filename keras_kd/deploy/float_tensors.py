@@ -23,7 +23,10 @@ MEASURED_EXAMPLES = 20
 
 @dataclasses.dataclass(frozen=True)
 class FloatTensor:
-    """One float tensor: the layer it came from ("" where its name tells none), the ops around."""
+    """One float tensor: the layer it came from ("" where its name tells none), the ops around.
+
+    `around_layer` has the paths and classes of the layers that its layer is a part of.
+    """
 
     tensor: str
     dtype: str
@@ -31,12 +34,13 @@ class FloatTensor:
     layer: str
     layer_class: str
     ops: tuple[str, ...]
+    around_layer: tuple[str, ...] = ()
 
     @property
     def names(self) -> frozenset[str]:
         """What `allow_float` may call it by."""
         named = {self.tensor, self.layer, self.layer.rsplit("/", 1)[-1], self.layer_class}
-        return frozenset(named | set(self.ops)) - {""}
+        return frozenset(named | set(self.ops) | set(self.around_layer)) - {""}
 
     def described(self) -> str:
         """One line for a person."""
@@ -89,6 +93,7 @@ def left_over(info: inspect.ModelInfo, student: keras.Model) -> tuple[FloatTenso
                 layer=path,
                 layer_class=layers.get(path, ""),
                 ops=tuple(dict.fromkeys(op.name for op in around)),
+                around_layer=_around(path, layers),
             )
         )
     return tuple(found)
@@ -132,12 +137,14 @@ def largest_error(
         content: The converted model.
         student: What it was converted from.
         inputs: What the student is fed.
-        examples: An array [examples, ...] for each input.
+        examples: An array [examples, ...] for each input; none at all where none are known.
 
     Returns:
         max |converted - student| / (max student - min student), the largest of all outputs; None
-        where LiteRT does not run the model.
+        where LiteRT does not run the model, or there are no examples.
     """
+    if not examples:
+        return None
     from keras_kd.deploy.interpreter import Interpreter
     from keras_kd.deploy.saved_model import inference_arguments, named_outputs
 
@@ -205,19 +212,26 @@ def _layer_of(
 ) -> str:
     """The path of the layer a tensor belongs to: by its name, else by its neighbours'.
 
-    The quantizer's own tensors ("tfl.dequantize") are named for no layer.
+    The quantizer's own tensors ("tfl.dequantize") are named for no layer, and floats that it makes
+    of integers belong to the layer that reads them, whatever their name.
     """
-    neighbours = [
-        info.tensor(index, tensor.subgraph)
-        for op in around
-        for index in op.outputs + op.inputs
-        if index >= 0
-    ]
-    for candidate in (tensor, *neighbours):
+    copied = any(op.name == "DEQUANTIZE" and tensor.index in op.outputs for op in around)
+    readers = [op for op in around if tensor.index in op.inputs]
+    read_by = [index for op in readers for index in op.outputs] if copied else []
+    neighbours = [index for op in around for index in op.outputs + op.inputs if index >= 0]
+    for index in (*read_by, tensor.index, *neighbours):
+        candidate = info.tensor(index, tensor.subgraph)
         path = layer_in_name(candidate.name, layers)
         if path:
             return path
     return ""
+
+
+def _around(path: str, layers: Mapping[str, str]) -> tuple[str, ...]:
+    """The paths and classes of the layers that hold the one at a path."""
+    scopes = path.split("/")
+    paths = ["/".join(scopes[:depth]) for depth in range(1, len(scopes))]
+    return (*paths, *(layers[around] for around in paths))
 
 
 def layer_in_name(name: str, layers: Mapping[str, str]) -> str:

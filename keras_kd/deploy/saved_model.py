@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_kd.deploy.structure import signature_name
@@ -42,6 +43,20 @@ class InputSpec:
     def is_float(self) -> bool:
         """Whether it takes floating point numbers."""
         return self.dtype.startswith(("float", "bfloat"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """What is known of a student that was written as a SavedModel.
+
+    Attributes:
+        output_names: The outputs' names, in the student's order.
+        carries_ranges: Whether it says itself which ranges its integers have, as one does that was
+            trained with quantization (it has FakeQuant ops).
+    """
+
+    output_names: tuple[str, ...]
+    carries_ranges: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,14 +89,16 @@ def student_inputs(student: keras.Model) -> StudentInputs:
 
 def write_saved_model(
     student: keras.Model, inputs: StudentInputs, folder: str | os.PathLike
-) -> tuple[str, ...]:
-    """Writes the SavedModel, and returns the outputs' names in the student's order.
+) -> Traced:
+    """Writes the SavedModel, and returns what is known of it.
 
     A dict's outputs are called by its keys, several as a list or tuple `output_0`, `output_1`, ...
 
     Raises:
-        ValueError: The outputs are nested, or the student needs what a SavedModel cannot hold.
+        ValueError: The outputs are nested, a weight is not finite, or the student needs what a
+            SavedModel cannot hold.
     """
+    _check_finite(student)
     trainable = [tf.constant(keras.ops.convert_to_numpy(v)) for v in student.trainable_variables]
     others = [tf.constant(keras.ops.convert_to_numpy(v)) for v in student.non_trainable_variables]
     options = inference_arguments(student)
@@ -102,16 +119,34 @@ def write_saved_model(
         input_signature=[tf.TensorSpec(s.shape, s.dtype, name=s.name) for s in inputs.specs],
         autograph=False,
     )
-    signatures = {SIGNATURE: module.serve.get_concrete_function()}
+    function = module.serve.get_concrete_function()
     try:
-        tf.saved_model.save(module, os.fspath(folder), signatures=signatures)
+        tf.saved_model.save(module, os.fspath(folder), signatures={SIGNATURE: function})
     except AssertionError as err:  # TensorFlow's own, for a resource that nothing tracks.
         raise ValueError(
             f"Expected a student of layers alone. Received: {_called(student)}, which uses a "
             f"resource, such as a lookup table, that no device takes along ({_first_line(err)}). "
             "Hint: leave preprocessing of text out of the student."
         ) from err
-    return tuple(names)
+    fake_quantized = any(op.type.startswith("FakeQuant") for op in function.graph.get_operations())
+    return Traced(tuple(names), fake_quantized)
+
+
+def _check_finite(student: keras.Model) -> None:
+    """Refuses weights that training has spoiled, and ranges that it has never set."""
+    spoiled = [
+        variable.path
+        for variable in student.variables
+        if keras.backend.is_float_dtype(variable.dtype)
+        and not np.all(np.isfinite(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))))
+    ]
+    if spoiled:
+        raise ValueError(
+            f"Expected finite weights. Received: {_called(student)} with NaN or infinity in "
+            f"{', '.join(spoiled[:5])}{' ...' if len(spoiled) > 5 else ''}. Hint: train it again "
+            "with a smaller learning rate; a `range` of quantization-aware training is set by "
+            "quantize_aware(..., calibration=x), or by the first step of a fit."
+        )
 
 
 def named_outputs(outputs: Any) -> dict[str, tf.Tensor]:

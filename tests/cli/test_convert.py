@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd import cli, deploy
+from keras_kd import cli, deploy, quantization
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -108,6 +108,16 @@ def test_missed_limits_are_exit_code_1(run, content, without_conversion, folder)
     assert "accuracy drops by " in err
     # Without a limit it is told, and no failure.
     assert run(*common, "--evaluate", "test.npz", "--runtime", "tflm")[0] == 0
+
+
+def test_a_student_of_quantization_aware_training_needs_no_calibration(run, folder):
+    student = keras.saving.load_model(folder / "student.keras")
+    x = np.load(folder / "one.npy")
+    quantization.quantize_aware(student, calibration=x).save(folder / "quantized.keras")
+    code, out, _ = run("quantized.keras")
+    assert code == 0
+    assert "int8" in out
+    assert "calibrated" not in out
 
 
 @pytest.mark.parametrize(

@@ -15,16 +15,19 @@ from keras_kd.deploy.layer_error import LayerError, layer_errors, worst
 from keras_kd.deploy.litert_benchmark import LiteRTBenchmark, litert_benchmark
 from keras_kd.deploy.measure import Measurement, measure
 from keras_kd.deploy.proof import prove
+from keras_kd.deploy.sparsity import KernelSparsity, Sparsity, sparsity
 
 __all__ = [
     "Artifact",
     "Check",
     "ConversionError",
     "Interpreter",
+    "KernelSparsity",
     "LayerError",
     "LiteRTBenchmark",
     "Measurement",
     "ModelInfo",
+    "Sparsity",
     "TensorInfo",
     "boards_that_fit",
     "check",
@@ -37,5 +40,6 @@ __all__ = [
     "model_info",
     "predict",
     "prove",
+    "sparsity",
     "worst",
 ]

@@ -11,27 +11,35 @@ from keras_kd.heads import symbolic_outputs
 from keras_kd.metrics import NamedSums
 
 
-def check_models(teacher, student):
-    """Refuses what is no pair of teacher and student.
-
-    Args:
-        teacher: A Keras model, or None where there is none (yet).
-        student: A Keras model.
+def check_student(student):
+    """Refuses what cannot be trained.
 
     Raises:
-        ValueError: If one is no Keras model, both are or share the same, or nothing can be trained.
+        ValueError: If it is no Keras model, or nothing of it can be trained.
     """
-    for role, model in (("teacher", teacher), ("student", student)):
-        if not isinstance(model, keras.Model) and not (role == "teacher" and model is None):
-            raise ValueError(f"Expected {role} to be a keras.Model. Received: {model!r}")
+    if not isinstance(student, keras.Model):
+        raise ValueError(f"Expected student to be a keras.Model. Received: {student!r}")
     if student.built and not student.trainable_weights:
         raise ValueError(
             f"Expected a student with trainable weights. Received: '{student.name}' with none. "
             "Hint: set student.trainable = True, or that of its layers."
         )
+
+
+def check_models(teacher, student):
+    """Refuses what is no pair of teacher and student.
+
+    Args:
+        teacher: A `keras_kd.teachers.Teacher`, or None where there is none (yet).
+        student: A Keras model.
+
+    Raises:
+        ValueError: If the student cannot be trained, or both are or share the same.
+    """
+    check_student(student)
     if teacher is None:
         return
-    if teacher is student:
+    if teacher.model is student:
         raise ValueError(
             "Expected two models. Received the same one as teacher and student: there is nothing "
             "to learn. Hint: keras.models.clone_model(teacher) makes a student of the same shape."
@@ -47,6 +55,43 @@ def check_models(teacher, student):
             )
 
 
+def check_teacher(teacher, terms):
+    """Refuses losses that a teacher's kind of answer cannot serve.
+
+    Args:
+        teacher: A `keras_kd.teachers.Teacher`.
+        terms: The distiller's terms.
+
+    Raises:
+        ValueError: Naming the loss.
+    """
+    for term in terms:
+        if teacher.classes is not None and "labels" in term.loss.needs:
+            raise ValueError(
+                f"Expected a teacher of all the student's classes for '{term.name}', which needs "
+                f"labels. Received: '{teacher.name}', which knows the classes "
+                f"{list(teacher.classes)}."
+            )
+        if teacher.may_leave_out and term.loss.batch_level and not term.loss.leaves_out:
+            raise ValueError(
+                f"Expected a teacher that knows every example for '{term.name}', which is one "
+                f"number for the whole batch. Received: '{teacher.name}', which knows only some."
+            )
+
+
+def check_compiled(teacher, jit_compile):
+    """Refuses to compile by XLA what runs beside the graph.
+
+    Raises:
+        ValueError: Naming the teacher.
+    """
+    if jit_compile and not teacher.in_graph:
+        raise ValueError(
+            f"Expected a step without XLA: teacher '{teacher.name}' runs beside the graph. "
+            "Received jit_compile=True. Hint: compile(..., jit_compile=False)."
+        )
+
+
 def _layers(model):
     """Yields the layers of a model, and of the models inside it, that are no models themselves."""
     for layer in model.layers:
@@ -59,10 +104,14 @@ def _layers(model):
 def check_inputs(teacher, student):
     """Refuses models that cannot be fed the same batch as it is.
 
+    Args:
+        teacher: A Keras model.
+        student: A Keras model.
+
     Raises:
         ValueError: If both have fixed inputs and these differ in number or shape.
     """
-    if teacher is None or symbolic_outputs(teacher) is None or symbolic_outputs(student) is None:
+    if symbolic_outputs(teacher) is None or symbolic_outputs(student) is None:
         return
     shapes = [[tuple(tensor.shape) for tensor in model.inputs] for model in (teacher, student)]
     if not _same_shapes(*shapes):
@@ -104,10 +153,16 @@ def _same_shapes(ours, theirs):
     )
 
 
-def run_on(x, role, model):
-    """Runs a model on the first batch; says which one could not be run, and on what."""
+def run_on(x, role, function):
+    """Runs a model on the first batch; says which one could not be run, and on what.
+
+    Args:
+        x: The inputs.
+        role: `"teacher"` or `"student"`.
+        function: Called without arguments.
+    """
     try:
-        return model(x)
+        return function()
     except (ValueError, tf.errors.InvalidArgumentError) as err:
         shapes = [tuple(tensor.shape) for tensor in keras.tree.flatten(x)]
         raise ValueError(

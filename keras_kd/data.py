@@ -82,7 +82,7 @@ def replayable(
     return dataset
 
 
-EXAMPLE_INDEX, INPUTS = "example_index", "inputs"
+EXAMPLE_INDEX, INPUTS, STORED = "example_index", "inputs", "stored_answers"
 
 
 def with_index(x):
@@ -122,6 +122,18 @@ def split_index(x):
         return x, None
     inputs = {name: value for name, value in x.items() if name != EXAMPLE_INDEX}
     return inputs[INPUTS] if inputs.keys() == {INPUTS} else inputs, x[EXAMPLE_INDEX]
+
+
+def split_stored(x):
+    """Returns the inputs without the stored answers of a teacher, and these; None without any.
+
+    Args:
+        x: Inputs of a batch, as `keras_kd.targets.attach` made them or not.
+    """
+    if not (isinstance(x, dict) and STORED in x):
+        return x, None
+    inputs = {name: value for name, value in x.items() if name != STORED}
+    return inputs[INPUTS] if inputs.keys() == {INPUTS} else inputs, x[STORED]
 
 
 def is_replayable(x):
@@ -253,6 +265,11 @@ def _augmented(augment, batch, seed):
 
 
 def _augmented_inputs(augment, x, seed):
+    if isinstance(x, dict) and STORED in x:
+        raise ValueError(
+            "Expected no augment= with stored answers, which are those to the inputs as they are. "
+            "Hint: keras_kd.targets.write(..., augment=, views=) stores answers to views."
+        )
     inputs, index = split_index(x)
     augmented = augment(inputs, seed)
     return augmented if index is None else _numbered(augmented, index)
@@ -262,16 +279,17 @@ def _numbered(x, index):
     return {**(x if isinstance(x, dict) else {INPUTS: x}), EXAMPLE_INDEX: index}
 
 
-def _random_stage(dataset):
-    """Returns the name of the first shuffling or sampling stage of a pipeline, None without one.
+def stages(dataset):
+    """Yields the names of a pipeline's stages, the last one first, such as "Shuffle".
 
     `_inputs` is what tf.data itself walks; tests/test_data.py fails when it moves.
     """
-    name = type(dataset).__name__.strip("_").removesuffix("Dataset")
-    if any(word in name for word in ("Shuffle", "Random", "Sample", "Generator")):
-        return name
+    yield type(dataset).__name__.strip("_").removesuffix("Dataset")
     for source in dataset._inputs():
-        found = _random_stage(source)
-        if found:
-            return found
-    return None
+        yield from stages(source)
+
+
+def _random_stage(dataset):
+    """Returns the name of the last shuffling or sampling stage of a pipeline, None without one."""
+    kinds = ("Shuffle", "Random", "Sample", "Generator")
+    return next((name for name in stages(dataset) if any(kind in name for kind in kinds)), None)

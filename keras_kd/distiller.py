@@ -8,15 +8,15 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_kd import checks, data, heads, schedules
-from keras_kd.data import split_index
+from keras_kd import checks, data, heads, saving, schedules
+from keras_kd.data import split_index, split_stored
 from keras_kd.features import FeatureReader, as_paths, mask_of
 from keras_kd.first_batch import FirstBatch
 from keras_kd.losses import Context
 from keras_kd.metrics import NamedMeans, agreement
-from keras_kd.replicas import replicas
+from keras_kd.replicas import replicas, share_of
 from keras_kd.summary import describe
-from keras_kd.teachers import ModelTeacher
+from keras_kd.teachers import ModelTeacher, as_teacher
 from keras_kd.terms import (
     KERAS_LOGS,
     Projectors,
@@ -27,10 +27,11 @@ from keras_kd.terms import (
     mixing_weight,
     split_sample_weight,
 )
+from keras_kd.workers import WorkersModel
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class Distiller(keras.Model):
+class Distiller(WorkersModel):
     """Trains a student on labels and on what its teacher says, by `compile` and `fit`.
 
     total = student_loss_weight * task + (1 - student_loss_weight) * sum_i weight_i * L_i
@@ -41,16 +42,17 @@ class Distiller(keras.Model):
     checkpoint; projectors belong to the distiller.
 
     Args:
-        teacher: A trained Keras model. None for a distiller that only predicts and evaluates, as
-            one is after loading; `distiller.teacher = model` gives it back.
+        teacher: A trained Keras model, or one of `keras_kd.teachers`. None for a distiller that
+            only predicts and evaluates, as one is after loading; `distiller.teacher = teacher`
+            gives it back.
         student: The Keras model to be trained.
         distillation_losses: A distillation loss, or a list of them.
         distillation_loss_weights: A weight, or a list of weights, for the losses: floats of at
             least 0 or schedules. None for 1 each.
         student_loss_weight: Weight of the task loss, in [0, 1], or a schedule.
         name: Name of the distiller.
-        teacher_preprocessing: A callable from the batch's `x` to the teacher's inputs, run inside
-            the graph; None to take `x` as it is.
+        teacher_preprocessing: For a Keras model as the teacher: a callable from the batch's `x` to
+            its inputs, run inside the graph; None to take `x` as it is.
         student_preprocessing: The same for the student; `predict` applies it too.
         teacher_features: For a subclassed teacher: a callable `(model, x, training) -> (outputs,
             {name: feature})` that runs it once.
@@ -92,7 +94,7 @@ class Distiller(keras.Model):
         teacher_agreement=False,
         **kwargs,
     ):
-        checks.check_models(teacher, student)
+        checks.check_student(student)
         # With the student's policy, `compile` scales a float16 student's loss as it would alone.
         kwargs.setdefault("dtype", student.dtype_policy)
         super().__init__(name=name, **kwargs)
@@ -131,8 +133,9 @@ class Distiller(keras.Model):
 
     @property
     def teacher(self):
-        """The teacher; None after loading, until `distiller.teacher = model` gives it back."""
-        return None if self._teacher is None else self._teacher.model
+        """The teacher, a Keras model as such; None after loading, until it is given back."""
+        teacher = self._teacher
+        return teacher.model if isinstance(teacher, ModelTeacher) else teacher
 
     def __dir__(self):
         """Leaves `teacher` out: Keras saves what it finds here, and checkpoints hold no teacher."""
@@ -141,27 +144,34 @@ class Distiller(keras.Model):
     def __setattr__(self, name, value):
         """Takes a teacher back before Keras would track it as a part of this model."""
         if name == "teacher":
-            checks.check_models(value, self.student)
-            self._check_fingerprint(value)
             self._take_teacher(value)
         else:
             super().__setattr__(name, value)
 
-    def _take_teacher(self, model):
-        self._teacher = None
+    def _take_teacher(self, given):
+        """Takes a Keras model, a `Teacher` or None, and connects the losses to it."""
+        teacher = None
+        if given is not None:
+            teacher = as_teacher(
+                given, preprocessing=self.teacher_preprocessing, function=self.teacher_features
+            )
+        checks.check_models(teacher, self.student)
+        self._check_fingerprint(teacher)
+        self._teacher = self.teacher_state = None
         for term in self._terms:
             # What a loss reads of a teacher is this one's now.
             term.connected = False
-        if model is not None:
+        if teacher is not None:
             paths = [p for term in self._terms for p in as_paths(term.loss.teacher_layer_name)]
-            self._teacher = ModelTeacher(
-                model,
-                paths,
-                preprocessing=self.teacher_preprocessing,
-                function=self.teacher_features,
-            )
-            if self.teacher_preprocessing is None and self.student_preprocessing is None:
-                checks.check_inputs(model, self.student)
+            self._teacher = teacher.connect(paths=paths, student=self.student)
+            # Of what a teacher remembers, tracked: saved and restored with this model.
+            self.teacher_state = self._teacher.state
+            checks.check_teacher(self._teacher, self._terms)
+            if self.student_preprocessing is None:
+                for model in self._teacher.fed_as_is:
+                    checks.check_inputs(model, self.student)
+            # XLA compiles nothing that runs beside the graph.
+            self.supports_jit = self._teacher.in_graph
         teacher, student = self._symbolic_sides()
         if self._agreement is not None:
             checks.check_comparable(teacher[0], student[0])
@@ -170,16 +180,17 @@ class Distiller(keras.Model):
         # Functions that were traced without this teacher are of no use any more.
         self.train_function = self.test_function = None
 
-    def _check_fingerprint(self, model):
+    def _check_fingerprint(self, teacher):
         expected = self._expected_fingerprint
-        if model is None or expected is None:
+        if teacher is None or expected is None:
             return
-        found = ModelTeacher(model).fingerprint()
+        found = teacher.fingerprint()
         if found != expected:
             raise ValueError(
                 "Expected the teacher that this distiller was trained with, of fingerprint "
-                f"{expected[:12]}. Received: '{model.name}' of fingerprint {found[:12]}. Hint: to "
-                "go on with another teacher make a new Distiller around distiller.student."
+                f"{expected[:12]}. Received: '{teacher.name}' of fingerprint "
+                f"{(found or 'unknown')[:12]}. Hint: to go on with another teacher make a new "
+                "Distiller around distiller.student."
             )
 
     # Connecting losses to the two models
@@ -188,10 +199,16 @@ class Distiller(keras.Model):
         """Returns (outputs, features) of teacher and student as far as their graphs tell them."""
         teacher = student = (None, None)
         if self._teacher is not None:
-            model = self._teacher.model
-            teacher = (heads.symbolic_outputs(model), self._teacher.reader.features)
+            teacher = self._teacher.symbolic()
         student = (heads.symbolic_outputs(self.student), self._student_reader.features)
-        return teacher, student
+        return teacher, self._seen_of(student)
+
+    def _seen_of(self, student):
+        """Returns what of the student's (outputs, features) the teacher can be compared to."""
+        outputs, features = student
+        if self._teacher is not None and outputs is not None:
+            outputs = self._teacher.seen_of(outputs)
+        return outputs, features
 
     def _connect(self, teacher, student):
         """Settles every loss for the two models and takes over its projector.
@@ -201,8 +218,12 @@ class Distiller(keras.Model):
                 unknown.
             student: The same.
         """
-        models = self.teacher, self.student
-        activations = [None if model is None else heads.activations(model) for model in models]
+        teacher_knows = self._teacher is not None
+        models = (self._teacher.model if teacher_knows else None), self.student
+        activations = [
+            self._teacher.activations() if teacher_knows else None,
+            heads.activations(self.student),
+        ]
         self._activations = [
             None if found is None else tuple(keras.tree.flatten(found)) for found in activations
         ]
@@ -219,32 +240,38 @@ class Distiller(keras.Model):
 
     def call(self, inputs, training=None, return_features=False):
         """Returns the student's outputs, or with `return_features` `(outputs, {path: feature})`."""
-        inputs, _ = split_index(inputs)
+        inputs, answers = split_stored(inputs)
+        inputs, index = split_index(inputs)
         preprocess = self.student_preprocessing
         outputs, features = self._student_reader(
             preprocess(inputs) if preprocess else inputs, training
         )
-        if not self._connected and self._teacher is not None and self.teacher.built:
-            self._connect(self._teacher(inputs), (outputs, features))
+        if not self._connected and self._teacher is not None and self._teacher.built:
+            answer = self._teacher(Context(inputs=inputs, index=index, answers=answers))
+            self._connect((answer.outputs, answer.features), self._seen_of((outputs, features)))
         return (outputs, features) if return_features else outputs
 
     def train_step(self, data):
         """Takes one optimizer step on a batch; returns the logs."""
         x, context = self._unpack(data, training=True)
-        teacher = self._teacher(x)
+        # Before the student runs: where replicas wait for each other, the next one runs, and the
+        # losses that its layers add would be found in the place of this one's.
+        share = share_of(_examples_in(x))
+        teacher = self._teacher(context)
         with tf.GradientTape() as tape:
             student = self(x, training=True, return_features=True)
-            loss, values = self._total_loss(teacher, student, context)
+            loss, values = self._total_loss(teacher, student, context, share)
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, self.trainable_weights)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+        self._teacher.after_step(self._step())
         return self._logs("training", x, values, teacher, student, context)
 
     def test_step(self, data):
         """Evaluates a batch; returns the logs."""
         x, context = self._unpack(data, training=False)
         asked = self._teacher is not None and self.evaluate_distillation
-        teacher = self._teacher(x) if asked else None
+        teacher = self._teacher(context) if asked else None
         student = self(x, training=False, return_features=True)
         _, values = self._total_loss(teacher, student, context)
         return self._logs("evaluation", x, values, teacher, student, context)
@@ -255,6 +282,7 @@ class Distiller(keras.Model):
         return self._context(x, y, sample_weight, training)
 
     def _context(self, x, y, sample_weight, training):
+        x, answers = split_stored(x)
         x, index = split_index(x)
         if index is not None:
             # In Keras's symbolic pass over a distributed batch they come as floats.
@@ -268,15 +296,20 @@ class Distiller(keras.Model):
             position_weight=position_weight,
             inputs=x,
             index=index,
+            answers=answers,
             training=training,
         )
         return x, context
 
-    def _total_loss(self, teacher, student, context):
+    def _total_loss(self, teacher, student, context, share=None):
         """Returns the total loss as the class states it, and what is logged of it.
 
-        Under `tf.distribute` the loss is this replica's share: everything is divided by the number
-        of replicas, as Keras divides the task loss.
+        Args:
+            teacher: The teacher's (outputs, features); None to leave distillation out.
+            student: The student's.
+            context: A `Context` of the batch.
+            share: Under `tf.distribute` this replica's share of the examples: the replicas' losses
+                add up to that of the batch. None for shares that are equal.
 
         Returns:
             The total, a scalar; and a dict from the names in the logs to scalars, without weights.
@@ -285,17 +318,19 @@ class Distiller(keras.Model):
         terms, values = [], {}
         task = self._task_loss(context.labels, student[0], context.sample_weight)
         if task is not None:
-            values[_TASK] = task * replicas()
+            # Keras divides it by the number of replicas.
+            values[_TASK] = task = task * replicas()
             if not _is_zero(alpha):
                 terms.append(alpha * task if teacher is not None else task)
         if teacher is not None:
             distillation = self._distillation_losses(teacher, student, context)
             values |= distillation
             if not _is_zero(1.0 - alpha):
-                terms.append((1.0 - alpha) * distillation[_DISTILLATION] / replicas())
-        terms += [ops.sum(ops.cast(loss, "float32")) / replicas() for loss in self.losses]
-        total = sum(terms) if terms else ops.zeros(())
-        return total, {**values, _TOTAL: total * replicas()}
+                terms.append((1.0 - alpha) * distillation[_DISTILLATION])
+        loss = sum(terms) if terms else ops.zeros(())
+        penalty = sum(ops.sum(ops.cast(entry, "float32")) for entry in self.losses)
+        share = 1.0 / replicas() if share is None else share
+        return loss * share + penalty / replicas(), {**values, _TOTAL: loss + penalty}
 
     def _task_loss(self, y, y_pred, sample_weight):
         """Returns the loss that was given to `compile`; None without it, or without labels."""
@@ -313,9 +348,11 @@ class Distiller(keras.Model):
 
     def _distillation_losses(self, teacher, student, context):
         """Returns each L_i by its name, and sum_i weight_i * L_i as `distillation_loss`."""
+        context = teacher.weighed(context)
+        sides = (teacher.outputs, teacher.features), self._seen_of(student)
         total, losses = 0.0, {}
         for term in self._terms:
-            values = term.per_example(teacher, student, context)
+            values = term.per_example(*sides, context)
             if context.example_weight is not None:
                 values = values * ops.cast(context.example_weight, values.dtype)
             # A replica may have no example at all.
@@ -327,16 +364,16 @@ class Distiller(keras.Model):
     def _logs(self, phase, x, values, teacher, student, context):
         """Updates what is counted and measured on a batch; returns the logs of what there was."""
         outputs, y = student[0], context.labels
-        self._means.update_state(values, ops.shape(keras.tree.flatten(outputs)[0])[0])
+        self._means.update_state(values, _examples_in(outputs))
         absent = set(self._means.names) - values.keys()
         counts = {}
         if teacher is not None:
-            counts["teacher"] = checks.count_not_finite(teacher[0])
+            counts["teacher"] = checks.count_not_finite(teacher.outputs)
         if self._agreement is not None:
             if teacher is None:
                 absent.add(self._agreement.name)
             else:
-                self._update_agreement(teacher[0], outputs)
+                self._update_agreement(teacher, outputs)
         if y is None:
             logs = self.get_metrics_result()
         else:
@@ -347,14 +384,16 @@ class Distiller(keras.Model):
         self._counters[phase].add(counts)
         return {name: value for name, value in logs.items() if name not in absent}
 
-    def _update_agreement(self, teacher_outputs, student_outputs):
+    def _update_agreement(self, teacher, student_outputs):
         """Counts in how many predictions the student says what its teacher says."""
-        outputs = [keras.tree.flatten(side) for side in (teacher_outputs, student_outputs)]
+        student_outputs = self._seen_of((student_outputs, {}))[0]
+        outputs = [keras.tree.flatten(side) for side in (teacher.outputs, student_outputs)]
         declared = declared_heads(self._terms, len(outputs[1]))
-        for index, (teacher, student) in enumerate(zip(*outputs, strict=True)):
+        for index, pair in enumerate(zip(*outputs, strict=True)):
             seen = [known and known[index] for known in self._activations]
-            agree = agreement(teacher, student, *seen, head=declared[index])
-            self._agreement.update_state(agree, sample_weight=mask_of(student))
+            agree = agreement(*pair, *seen, head=declared[index])
+            weight = teacher.known_at(agree, mask_of(pair[1]))
+            self._agreement.update_state(agree, sample_weight=weight)
 
     def _step(self):
         return None if self.optimizer is None else self.optimizer.iterations
@@ -413,7 +452,7 @@ class Distiller(keras.Model):
             student = self(x, training=training, return_features=True)
         else:
             student = (y_pred, {})
-        teacher = None if self._teacher is None else self._teacher(x)
+        teacher = None if self._teacher is None else self._teacher(context)
         return self._total_loss(teacher, student, context)[0]
 
     # Training
@@ -476,6 +515,7 @@ class Distiller(keras.Model):
                 "Hint: distiller.teacher = teacher gives it back; predict and evaluate work "
                 "without."
             )
+        checks.check_compiled(self._teacher, self.jit_compile)
         if self.train_function is None or force:
             super().make_train_function(force)
             self.train_function = self._first_batch.before(self.train_function)
@@ -485,61 +525,21 @@ class Distiller(keras.Model):
     def save_own_variables(self, store):
         """Saves the seed states of random layers, which Keras leaves out of weight files."""
         super().save_own_variables(store)
-        for index, state in enumerate(self._seed_states()):
-            store[f"seed_{index}"] = ops.convert_to_numpy(state)
+        saving.save_seeds(self, store)
 
     def load_own_variables(self, store):
         """Loads what `save_own_variables` saved."""
-        states, names = self._seed_states(), list(store.keys())
-        seeds = [name for name in names if name.startswith("seed_")]
-        if len(seeds) != len(states):
-            raise ValueError(
-                f"Expected {len(states)} seed states in the checkpoint. Received: {len(seeds)}. "
-                "Hint: it belongs to a student with other random layers."
-            )
-        super().load_own_variables({name: store[name] for name in names if name not in seeds})
-        for index, state in enumerate(states):
-            state.assign(store[f"seed_{index}"])
-
-    def _seed_states(self):
-        """Returns the variables that are neither weights nor metrics: those of random layers."""
-        others = {id(v) for v in (*self.weights, *self.metrics_variables)}
-        return [variable for variable in self.variables if id(variable) not in others]
+        super().load_own_variables(saving.load_seeds(self, store))
 
     def get_config(self):
         """Returns what makes this distiller again, with a fingerprint in the teacher's place."""
-        serialize = keras.saving.serialize_keras_object
-        fingerprint = self._expected_fingerprint
-        if self._teacher is not None and self.teacher.built:
-            fingerprint = self._teacher.fingerprint()
-        return {
-            **super().get_config(),
-            "teacher": None,
-            "teacher_fingerprint": fingerprint,
-            "student": serialize(self.student),
-            "distillation_losses": [serialize(term.loss) for term in self._terms],
-            "distillation_loss_weights": [schedules.serialize(term.weight) for term in self._terms],
-            "student_loss_weight": schedules.serialize(self.student_loss_weight),
-            **{n: getattr(self, n) and serialize(getattr(self, n)) for n in _FUNCTIONS},
-            "evaluate_distillation": self.evaluate_distillation,
-            "teacher_agreement": self._agreement is not None,
-        }
+        return {**super().get_config(), **saving.config_of(self)}
 
     @classmethod
     def from_config(cls, config):
-        """Makes a distiller without a teacher from what `get_config` gave."""
-        config = dict(config)
-        fingerprint = config.pop("teacher_fingerprint")
-        deserialize = keras.saving.deserialize_keras_object
-        config["student"] = deserialize(config["student"])
-        config["distillation_losses"] = [deserialize(c) for c in config["distillation_losses"]]
-        config["distillation_loss_weights"] = [
-            schedules.deserialize(weight) for weight in config["distillation_loss_weights"]
-        ]
-        config["student_loss_weight"] = schedules.deserialize(config["student_loss_weight"])
-        for name in _FUNCTIONS:
-            config[name] = None if config[name] is None else deserialize(config[name])
-        distiller = cls(**config)
+        """Makes a distiller without its teacher from what `get_config` gave."""
+        arguments, fingerprint = saving.arguments_of(config)
+        distiller = cls(**arguments)
         distiller._expected_fingerprint = fingerprint
         return distiller
 
@@ -553,14 +553,13 @@ class Distiller(keras.Model):
 
 
 _TOTAL, _TASK, _DISTILLATION = "total_loss", "student_loss", "distillation_loss"
-_FUNCTIONS = (
-    "teacher_preprocessing",
-    "student_preprocessing",
-    "teacher_features",
-    "student_features",
-)
 
 
 def _is_zero(weight):
     """Returns whether a weight is the plain number 0, so that its term is left out, NaN and all."""
     return isinstance(weight, int | float) and weight == 0
+
+
+def _examples_in(batch):
+    """Returns how many examples a batch of inputs or outputs has, an integer scalar."""
+    return ops.shape(keras.tree.flatten(batch)[0])[0]

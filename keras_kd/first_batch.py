@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from keras_kd import checks
 from keras_kd.losses import Context
+from keras_kd.teachers.baseline import warn_if_no_better_than_chance
+from keras_kd.workers import refused_together
 
 
 class FirstBatch:
@@ -50,7 +52,8 @@ class FirstBatch:
                     raise StopIteration
                 raise ValueError("Expected at least one batch. Received data without any.")
             if not self._looked:
-                self._check(batch)
+                with refused_together(self._distiller.distribute_strategy):
+                    self._check(batch)
                 self._looked = True
             return function(itertools.chain([batch], iterator))
 
@@ -62,40 +65,59 @@ class FirstBatch:
         batch = keras.tree.map_structure(self._of_first_replica, batch)
         x, context = distiller._unpack(batch, training=False)
         y = context.labels
-        if not distiller.teacher.built:
+        teacher = distiller._teacher
+        if not teacher.built:
             raise ValueError(
-                f"Expected a trained teacher. Received: '{distiller.teacher.name}', which has no "
-                "weights yet. Hint: build it and load its weights."
+                f"Expected a trained teacher. Received: '{teacher.name}', which has no weights "
+                "yet. Hint: build it and load its weights."
             )
-        checks.check_finite_teacher(*checks.run_on(x, "teacher", distiller._teacher))
+        if context.answers is not None and not teacher.reads(context.answers):
+            raise ValueError(
+                f"Expected data with the answers of teacher '{teacher.name}'. Received data with "
+                f"those of others: {', '.join(map(str, context.answers))}. Hint: the teacher that "
+                "they were attached by reads them."
+            )
+        answer = checks.run_on(x, "teacher", lambda: teacher(context))
+        checks.check_finite_teacher(answer.outputs, answer.features)
         if context.example_weight is not None and distiller._leaves_out:
             checks.check_binary(context.example_weight)
         form = checks.form_of((x, y, context.index))
-        if form != self._form:
+        other_form = form != self._form
+        if other_form:
             self._outputs = self._check_models(x, context)
             self._form = form
         if y is not None and distiller._compiled_with.loss is not None:
             checks.check_labels(y, self._outputs, distiller._compiled_with.loss)
+            if other_form and _same_units(
+                answer.outputs, distiller._seen_of((self._outputs, {}))[0]
+            ):
+                warn_if_no_better_than_chance(teacher, answer, context)
 
     def _check_models(self, x, context):
         """Runs all that a step runs; returns the form of the student's outputs."""
         distiller = self._distiller
         # A few examples tell it, without the memory of a whole batch outside of the graph.
-        x, labels, index = map(checks.first_examples, (x, context.labels, context.index))
-        teacher = distiller._teacher(x)
-        student = checks.run_on(
-            x, "student", lambda x: distiller(x, training=False, return_features=True)
+        x, labels, index, answers = map(
+            checks.first_examples, (x, context.labels, context.index, context.answers)
         )
-        checks.check_models(distiller.teacher, distiller.student)
+        # Without weights, which are for the distiller to apply.
+        context = Context(
+            step=distiller._step(), labels=labels, inputs=x, index=index, answers=answers
+        )
+        teacher = distiller._teacher(context)
+        student = checks.run_on(
+            x, "student", lambda: distiller(x, training=False, return_features=True)
+        )
+        checks.check_models(distiller._teacher, distiller.student)
         if labels is None and distiller._compiled_with.has_metrics:
             warnings.warn("There are no labels: metrics that need them are skipped.", stacklevel=2)
         if labels is not None and distiller._compiled_with.loss is not None:
             checks.check_labels(labels, student[0], distiller._compiled_with.loss)
+        sides = (teacher.outputs, teacher.features), distiller._seen_of(student)
         for term in distiller._terms:
-            term.loss.check_first_batch(term.teacher_side(*teacher), term.student_side(*student))
-            # Without weights, which are for the distiller to apply.
-            context = Context(step=distiller._step(), labels=labels, inputs=x, index=index)
-            term.per_example(teacher, student, context)
+            seen = term.teacher_side(*sides[0]), term.student_side(*sides[1])
+            term.loss.check_first_batch(*seen)
+            term.per_example(*sides, context)
         return keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype), student[0])
 
     def _of_first_replica(self, value):
@@ -103,3 +125,9 @@ class FirstBatch:
         if isinstance(value, tf.experimental.Optional):
             return None
         return self._distiller.distribute_strategy.experimental_local_results(value)[0]
+
+
+def _same_units(teacher_outputs, student_outputs):
+    """Returns whether what the labels are compared to is what the teacher gives too."""
+    flat = [keras.tree.flatten(side) for side in (teacher_outputs, student_outputs)]
+    return [side.shape[-1] for side in flat[0]] == [side.shape[-1] for side in flat[1]]

@@ -1,11 +1,29 @@
 """How many devices share a batch, which Keras has no public word for."""
 
 import tensorflow as tf
+from keras import ops
 
 
 def replicas():
     """Returns the number of replicas of the current `tf.distribute` strategy; 1 without one."""
     return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def share_of(examples):
+    """Returns which share of the batch's examples this replica has, a float32 scalar.
+
+    The sum over the replicas of their means, each times its share, is the mean over the batch, as
+    unevenly as the last batch of an epoch may be divided.
+
+    Args:
+        examples: How many this replica has, an integer scalar.
+    """
+    count, context = replicas(), tf.distribute.get_replica_context()
+    # Outside of the replicas, as where Keras builds a model, there is nobody to be asked.
+    if count == 1 or context is None:
+        return 1.0 / count
+    examples = ops.cast(examples, "float32")
+    return ops.divide_no_nan(examples, context.all_reduce("SUM", examples))
 
 
 def with_changes_of_all(before, after):

@@ -13,10 +13,10 @@ def describe(distiller):
     Returns:
         A text of several lines.
     """
-    teacher, student = distiller.teacher, distiller.student
+    teacher, student = distiller._teacher, distiller.student
     lines = [f"Distiller '{distiller.name}'"]
-    lines.append(f"  teacher  {_model(teacher)}")
-    lines.append(f"  student  {_model(student)}{_ratio(teacher, student)}")
+    lines.append(f"  teacher  {_teacher(teacher)}")
+    lines.append(f"  student  {_model(student)}{_ratio(teacher and teacher.model, student)}")
     lines.append(
         f"  total = {_weight(distiller.student_loss_weight)} * task"
         f" + {_rest(distiller.student_loss_weight)} * distillation"
@@ -30,9 +30,13 @@ def describe(distiller):
     return "\n".join(lines)
 
 
-def _model(model):
-    if model is None:
+def _teacher(teacher):
+    if teacher is None:
         return "none (give it back by distiller.teacher = model)"
+    return teacher.describe()
+
+
+def _model(model):
     if not model.built:
         return f"'{model.name}', not built yet"
     return f"'{model.name}', {model.count_params():,} parameters"
@@ -46,20 +50,20 @@ def _ratio(teacher, student):
 
 def _row(term, distiller):
     loss = term.loss
-    teacher_reader = distiller._teacher.reader if distiller._teacher is not None else None
+    teacher = distiller._teacher
+    teacher_features = None if teacher is None else teacher.symbolic()[1]
     return (
         term.name,
         _weight(term.weight),
-        _side(loss.teacher_layer_name, teacher_reader),
-        _side(loss.student_layer_name, distiller._student_reader),
+        _side(loss.teacher_layer_name, teacher_features),
+        _side(loss.student_layer_name, distiller._student_reader.features),
         _parts(loss),
     )
 
 
-def _side(path, reader):
+def _side(path, features):
     if path is None:
         return "outputs"
-    features = reader.features if reader is not None else None
     shapes = {p: f" {tuple(features[p].shape)}" if features else "" for p in as_paths(path)}
     return ", ".join(f"{p}{shape}" for p, shape in shapes.items())
 

@@ -27,6 +27,7 @@ class Context:
         inputs: The batch's inputs, before any preprocessing.
         index: The number of each example in the data set, integers of shape [batch]; None where
             the data does not tell (see `keras_kd.data.with_index`).
+        answers: What the data holds of the teacher's answers, for the teacher; None without any.
         training: Whether this is a training step: what a loss remembers changes only then.
     """
 
@@ -40,6 +41,7 @@ class Context:
     student_outputs: Any = None
     inputs: Any = None
     index: Any = None
+    answers: Any = None
     training: bool = False
 
     def mask(self, index=0):

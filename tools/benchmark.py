@@ -4,6 +4,8 @@
     python tools/benchmark.py step                 # on a quiet machine: about ten minutes
     python tools/benchmark.py step --json step.json
     python tools/benchmark.py losses               # each method beside soft targets
+    python tools/benchmark.py quantization         # a step with fake quantization beside without
+    python tools/benchmark.py targets              # stored soft targets: step, writing, reading
 
 `step` times short `fit` calls over the same tf.data pipeline, all in one process: our `Distiller`,
 the best hand-written `tf.function` loop for the same mathematics, a second copy of that loop as
@@ -31,6 +33,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import benchmark_losses
+import benchmark_quantization
+import benchmark_targets
 import keras
 import numpy as np
 import tensorflow as tf
@@ -487,6 +491,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--only-memory-of", choices=list(SIDES), help=argparse.SUPPRESS)
     command.add_argument("--case", help=argparse.SUPPRESS)
     benchmark_losses.add_parser(commands, network)
+    benchmark_quantization.add_parser(commands, network)
+    benchmark_targets.add_parser(commands, network)
     return top
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 # Command, and what it does in a line. Its module has `add_parser(subparsers)` and `run(args)`.
 COMMANDS = {
     "demo": "train, distill, convert and run a small student on real data",
+    "cache-targets": "ask a teacher once about every example and store its answers",
     "convert": "convert a Keras model to TFLite for a device",
     "check": "check a .tflite for a device before flashing: ops, types, memory",
     "devices": "list the devices that are known, or show one with the source of every fact",
@@ -49,7 +50,7 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="command", required=True)
     for name, summary in COMMANDS.items():
         if name == command:
-            module = importlib.import_module(f"keras_kd.cli.{name}")
+            module = importlib.import_module(f"keras_kd.cli.{name.replace('-', '_')}")
             added = module.add_parser(subparsers)
             added.set_defaults(run=module.run)
         else:

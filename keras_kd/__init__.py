@@ -13,19 +13,24 @@ __all__ = [
     "LogitsDistillation",
     "data",
     "deploy",
+    "ensembles",
     "losses",
     "metrics",
+    "quantization",
     "report",
     "schedules",
+    "students",
     "suggest_layers",
+    "targets",
+    "teachers",
 ]
 
-# Loaded when first used: a person who trains needs neither.
-_ON_DEMAND = ("deploy", "report")
+# Loaded when first used: most who train need none of them.
+_ON_DEMAND = ("deploy", "report", "students", "targets")
 # Loaded at once, as Keras's `load_model` finds only classes that are registered already. In the
 # `keras-kd` command they too are loaded when first used: TensorFlow takes seconds to load, and
 # some of the command's answers need none.
-_MODULES = ("data", "losses", "metrics", "schedules")
+_MODULES = ("data", "ensembles", "losses", "metrics", "quantization", "schedules", "teachers")
 _HOMES = {
     "DistillationLoss": "losses",
     "Distiller": "distiller",
@@ -53,7 +58,7 @@ def _is_command():
 
 if not _is_command():
     from keras_kd import _backend as _backend
-    from keras_kd import data, losses, metrics, schedules
+    from keras_kd import data, ensembles, losses, metrics, quantization, schedules, teachers
     from keras_kd.distiller import Distiller
     from keras_kd.losses import DistillationLoss, FeatureDistillation, LogitsDistillation
     from keras_kd.suggest import suggest_layers

@@ -1,0 +1,333 @@
+"""What post-training quantization costs a student, and how much of it training brings back.
+
+    pip install "keras-kd[data,demo]"
+    python examples/quantization_loss.py --data fashion_mnist --seeds 5
+    python examples/quantization_loss.py --data cifar10 --seeds 3
+
+For each seed a float student is trained to its end. From the same float student come three integer
+files: quantized after training; trained on with fake quantization, by the labels alone; and the
+same taught by its float self as well. The last two see the same batches in the same order, for the
+same number of steps. `--search` trains one student of each candidate and says what quantization
+after training costs it on the validation split: that is how the candidate of the table was chosen.
+
+Stopped in the middle, the same command goes on where it was. The test split is read for the final
+table only.
+
+Paper: Jacob et al., arXiv:1712.05877, section 3; a float teacher for a quantized student as in
+    Mishra and Marr, arXiv:1711.05852, section 5; the loss of depthwise networks with one scale for
+    a kernel as in Nagel et al., arXiv:1906.04721, section 3.
+Dataset: `fashion_mnist` and `cifar10` of tensorflow-datasets; the last tenth of the train split is
+    the validation split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from fashion_mnist import Data, Split, finished, same_settings_as_before, train, write
+
+import keras_kd
+from keras_kd import quantization, report, students
+
+AFTER, ALONE, DISTILLED = "after training", "in training, alone", "in training, distilled"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What every student gets."""
+
+    candidate: str = "mobilenet_v2, per tensor"
+    epochs: int = 20
+    learning_rate: float = 4e-3
+    quantized_epochs: int = 6
+    quantized_learning_rate: float = 4e-4
+    batch_size: int = 128
+    temperature: float = 2.0
+    student_loss_weight: float = 0.1
+    calibration_examples: int = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A student and the integers that it becomes.
+
+    Attributes:
+        student: From an input shape to a model that gives logits.
+        scheme: Of `keras_kd.quantization`.
+    """
+
+    student: Callable[[tuple[int, ...]], keras.Model]
+    scheme: str | quantization.Scheme
+
+
+def mobilenet_v2(shape: tuple[int, ...]) -> keras.Model:
+    """MobileNetV2 at a width of .35, whose last map is 4 x 4."""
+    return students.mobilenet_v2(shape, 10, width=0.35, total_stride=8, activation=None)
+
+
+def separable(shape: tuple[int, ...]) -> keras.Model:
+    """A stem and six depthwise-separable blocks of 16 and 32 channels, with ReLU6."""
+    inputs = keras.Input(shape)
+    x = activated(keras.layers.Conv2D(16, 3, 2, padding="same", use_bias=False)(inputs))
+    for block in range(6):
+        strides = 2 if block == 3 else 1
+        x = keras.layers.DepthwiseConv2D(3, strides, padding="same", use_bias=False)(x)
+        filters = 16 if block < 3 else 32
+        x = activated(keras.layers.Conv2D(filters, 1, use_bias=False)(activated(x)))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(10)(x), name="separable")
+
+
+def activated(x: keras.KerasTensor) -> keras.KerasTensor:
+    """Batch normalization and ReLU6."""
+    return keras.layers.ReLU(6.0)(keras.layers.BatchNormalization()(x))
+
+
+CANDIDATES = {
+    "separable, per tensor": Candidate(separable, "int8_per_tensor"),
+    "mobilenet_v2, per tensor": Candidate(mobilenet_v2, "int8_per_tensor"),
+    "separable, 4-bit weights": Candidate(separable, "int8x4"),
+    "mobilenet_v2, 4-bit weights": Candidate(mobilenet_v2, "int8x4"),
+    "mobilenet_v2, per channel": Candidate(mobilenet_v2, "int8"),
+}
+
+
+def load(name: str, data_dir: str | None) -> Data:
+    """One of the two datasets from tensorflow-datasets, downloaded where `data_dir` has none."""
+    import tensorflow_datasets as tfds
+
+    splits, info = tfds.load(
+        name,
+        split=["train[:90%]", "train[90%:]", "test"],
+        data_dir=data_dir,
+        batch_size=-1,
+        as_supervised=True,
+        with_info=True,
+    )
+    return Data(*(Split(*pair) for pair in tfds.as_numpy(splits)), info.features["label"].names)
+
+
+# Training
+
+
+def float_student(data: Data, folder: Path, settings: Settings, seed: int) -> keras.Model:
+    """The student of one seed, trained by the labels to its end."""
+
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(seed)
+        student = CANDIDATES[settings.candidate].student(data.train.x.shape[1:])
+        epochs, rate = settings.epochs, settings.learning_rate
+        train(student, data, folder, settings, epochs=epochs, learning_rate=rate, seed=seed)
+        return student
+
+    return finished(folder, "student", make)
+
+
+def quantized_student(
+    trained: keras.Model, data: Data, folder: Path, settings: Settings, seed: int, *, taught: bool
+) -> keras.Model:
+    """The float student trained on with fake quantization, taught by its float self or not."""
+
+    def make() -> keras.Model:
+        model = student = ready(trained, data, settings)
+        if taught:
+            model = keras_kd.Distiller(
+                trained,
+                student,
+                keras_kd.LogitsDistillation(temperature=settings.temperature),
+                student_loss_weight=settings.student_loss_weight,
+                evaluate_distillation=False,
+            )
+        epochs, rate = settings.quantized_epochs, settings.quantized_learning_rate
+        train(model, data, folder, settings, epochs=epochs, learning_rate=rate, seed=seed)
+        return student
+
+    return finished(folder, "student", make)
+
+
+def ready(trained: keras.Model, data: Data, settings: Settings) -> keras.Model:
+    """The float student with fake quantization, its ranges found and nothing trained yet."""
+    return quantization.quantize_aware(
+        trained,
+        CANDIDATES[settings.candidate].scheme,
+        calibration=calibration(data, settings),
+    )
+
+
+def calibration(data: Data, settings: Settings) -> np.ndarray:
+    """The pictures that ranges are found on."""
+    return data.train.scaled()[: settings.calibration_examples]
+
+
+# Measuring
+
+
+def after_training(
+    trained: keras.Model, data: Data, path: Path, settings: Settings
+) -> keras_kd.deploy.Artifact:
+    """The float student quantized as it is.
+
+    In int8 by the converter. Other schemes it does not have; there the ranges of the calibration
+    are written into the model first.
+    """
+    if CANDIDATES[settings.candidate].scheme == "int8":
+        pictures = calibration(data, settings)
+        return keras_kd.deploy.convert(trained, path, calibration=pictures, input_range=(0.0, 1.0))
+    return keras_kd.deploy.convert(ready(trained, data, settings), path)
+
+
+def right_answers(model: Any, split: Split, runtime: str) -> np.ndarray:
+    """1 for each picture that is classified rightly, else 0; shape [count]."""
+    pictures = split.scaled()
+    if isinstance(model, keras.Model):
+        outputs = model.predict(pictures, batch_size=500, verbose=0)
+    else:
+        outputs = keras_kd.deploy.predict(model, pictures, runtime)
+    return (outputs.argmax(-1) == split.y).astype(np.float64)
+
+
+def run_seed(
+    data: Data, folder: Path, settings: Settings, seed: int, runtime: str
+) -> dict[str, float]:
+    """The four accuracies of one seed, by row; kept in `folder`."""
+    path = folder / "result.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    trained = float_student(data, folder / "float", settings, seed)
+    models: dict[str, Any] = {"float": trained}
+    models[AFTER] = after_training(trained, data, folder / "after_training.tflite", settings)
+    for name, taught in ((ALONE, False), (DISTILLED, True)):
+        where = folder / ("distilled" if taught else "alone")
+        student = quantized_student(trained, data, where, settings, seed, taught=taught)
+        models[name] = keras_kd.deploy.convert(student, where / "student.tflite")
+    found = {
+        name: float(right_answers(model, data.test, runtime).mean())
+        for name, model in models.items()
+    }
+    write(path, json.dumps(found))
+    return found
+
+
+def search(data: Data, folder: Path, settings: Settings, runtime: str) -> dict[str, float]:
+    """What quantization after training costs each candidate on the validation split."""
+    lost = {}
+    for name in CANDIDATES:
+        its = dataclasses.replace(settings, candidate=name)
+        where = folder / name.replace(", ", "-").replace(" ", "_")
+        where.mkdir(parents=True, exist_ok=True)
+        same_settings_as_before(where / "settings.json", its)
+        trained = float_student(data, where / "float", its, seed=0)
+        artifact = after_training(trained, data, where / "after_training.tflite", its)
+        before, after = (
+            right_answers(model, data.validation, runtime).mean() for model in (trained, artifact)
+        )
+        lost[name] = float(before - after)
+        print(f"{name}: {100 * before:.2f} % - {100 * lost[name]:.2f} points", flush=True)
+    return lost
+
+
+# The report
+
+
+def result_table(results: Sequence[dict[str, float]]) -> report.Table:
+    """A row for each kind of student; means over the seeds, differences paired by seed."""
+    rows = []
+    for name in results[0]:
+        values = np.array([result[name] for result in results])
+        lost = np.array([result["float"] for result in results]) - values
+        deviation = float(values.std(ddof=1)) if len(values) > 1 else None
+        error = float(lost.std(ddof=1) / np.sqrt(len(lost))) if len(lost) > 1 else None
+        rows.append(
+            (
+                name,
+                float(values.mean()),
+                deviation,
+                None if name == "float" else report.Uncertain(float(lost.mean()), error),
+                None if name in ("float", AFTER) else recovered(results, name),
+            )
+        )
+    columns = (
+        report.Column("Student"),
+        report.Column("Accuracy", "%", digits=2, scale=100),
+        report.Column("Deviation over seeds", "%", digits=2, scale=100),
+        report.Column("Lost", "points", digits=2, scale=100),
+        report.Column("Recovered", "%", digits=0, scale=100),
+    )
+    note = (
+        f"Test split, {len(results)} seed(s). Lost: against the float student, paired by seed, "
+        "with the standard error over the seeds. Recovered: the share of what quantization after "
+        "training lost."
+    )
+    return report.Table(columns, tuple(rows), note=note, highlight=len(rows) - 1)
+
+
+def recovered(results: Sequence[dict[str, float]], name: str) -> float | None:
+    """The share of the loss after training that a row has back; None where nothing was lost."""
+    lost = sum(result["float"] - result[AFTER] for result in results)
+    return sum(result[name] - result[AFTER] for result in results) / lost if lost > 0 else None
+
+
+def run(
+    data: Data, folder: Path, settings: Settings, *, seeds: int, runtime: str = "litert_reference"
+) -> report.Report:
+    """All of it, on arrays; what is finished in `folder` is not done again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    same_settings_as_before(folder / "settings.json", settings)
+    results = []
+    for seed in range(seeds):
+        print(f"seed {seed}", flush=True)
+        results.append(run_seed(data, folder / f"seed-{seed}", settings, seed, runtime))
+    share = recovered(results, DISTILLED)
+    summary = "Quantization after training lost nothing."
+    if share is not None:
+        summary = f"The distilled student has {100 * share:.0f} % of what was lost back."
+    facts = {k.replace("_", " "): str(v) for k, v in dataclasses.asdict(settings).items()}
+    found = report.Report(
+        f"What quantization costs: {settings.candidate}",
+        summary,
+        (
+            report.Section("Result", (result_table(results),)),
+            report.Section("Settings", (report.Facts(tuple(facts.items())),)),
+        ),
+        data={"seeds": results},
+    )
+    found.write_json(folder / "report.json")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", choices=["fashion_mnist", "cifar10"], default="fashion_mnist")
+    parser.add_argument("--data-dir", help="of tensorflow-datasets; downloads what is not there")
+    parser.add_argument("--output", type=Path, default=Path("quantization_loss_output"))
+    parser.add_argument("--candidate", choices=list(CANDIDATES), default=Settings().candidate)
+    parser.add_argument("--epochs", type=int, default=Settings().epochs)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--search", action="store_true", help="compare the candidates instead")
+    args = parser.parse_args(arguments)
+    if args.seeds < 1:
+        parser.error(f"argument --seeds: expected at least 1, received {args.seeds}")
+    settings = dataclasses.replace(Settings(), candidate=args.candidate, epochs=args.epochs)
+    try:
+        data = load(args.data, args.data_dir)
+    except ImportError as err:
+        print(f'{err}. Hint: pip install "keras-kd[data,demo]"', file=sys.stderr)
+        return 1
+    if args.search:
+        search(data, args.output / "search", settings, "litert_reference")
+        return 0
+    print(f"\n{run(data, args.output / args.data, settings, seeds=args.seeds).text()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -36,7 +36,7 @@ class Observer:
             new: The batch's, shape [2].
             batches: How many batches `old` comes from, a float scalar.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement updated().")
 
     def get_config(self):
         """Returns what makes this observer again."""

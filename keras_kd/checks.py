@@ -1,6 +1,7 @@
 """What a distiller refuses: models that cannot be distilled, and batches that would spoil a run."""
 
 import dataclasses
+import warnings
 
 import keras
 import tensorflow as tf
@@ -56,7 +57,7 @@ def check_models(teacher, student):
 
 
 def check_teacher(teacher, terms):
-    """Refuses losses that a teacher's kind of answer cannot serve.
+    """Refuses losses that a teacher's kind of answer cannot serve; warns of one that it serves ill.
 
     Args:
         teacher: A `keras_kd.teachers.Teacher`.
@@ -66,6 +67,7 @@ def check_teacher(teacher, terms):
         ValueError: Naming the loss.
     """
     for term in terms:
+        _warn_of_other_temperature(teacher, term)
         if teacher.classes is not None and "labels" in term.loss.needs:
             raise ValueError(
                 f"Expected a teacher of all the student's classes for '{term.name}', which needs "
@@ -77,6 +79,20 @@ def check_teacher(teacher, terms):
                 f"Expected a teacher that knows every example for '{term.name}', which is one "
                 f"number for the whole batch. Received: '{teacher.name}', which knows only some."
             )
+
+
+def _warn_of_other_temperature(teacher, term):
+    exact = teacher.exact_temperature
+    wanted = getattr(term.loss, "temperature", exact)
+    if exact is None or term.loss.teacher_layer_name is not None or wanted == exact:
+        return
+    received = wanted if isinstance(wanted, int | float) else type(wanted).__name__
+    warnings.warn(
+        f"Expected '{term.name}' at temperature {exact}, at which the answers of teacher "
+        f"'{teacher.name}' were stored. Received: {received}, where the mass of the classes that "
+        "were left out is a guess. Hint: write the targets at the temperature of the loss.",
+        stacklevel=2,
+    )
 
 
 def check_compiled(teacher, jit_compile):

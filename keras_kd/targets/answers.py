@@ -88,6 +88,15 @@ class Answers:
         return 1.0 if self.temperature is None else self.temperature
 
     @property
+    def exact_temperature(self):
+        """The temperature at which `decode` gives the stored distribution; None for any.
+
+        Of a single class that was left out the whole mass is known, and so all logits.
+        """
+        left_out = 0 if self.top_k is None else self.classes - self.top_k
+        return self.stored_temperature if left_out > 1 else None
+
+    @property
     def read_activation(self):
         """What `decode` gives ends in: log-probabilities are logits of their own softmax."""
         return heads.LINEAR if self.is_distribution else self.activation

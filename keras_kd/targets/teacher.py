@@ -14,7 +14,7 @@ class StoredTeacher(Teacher):
     With `top_k` the remaining mass is spread evenly over the other classes: of all distributions
     with these k probabilities the one that claims least. Every loss on logits works on it. At the
     temperature that the answers were stored for, the k probabilities and the remaining mass are
-    exact; at another the remaining mass is that of the even spread.
+    exact; at another the remaining mass is that of the even spread, and a distiller warns.
 
     Args:
         path: The folder that `write` wrote; only its manifest is read here.
@@ -40,6 +40,7 @@ class StoredTeacher(Teacher):
         self.path = path
         self.manifest = complete_manifest(path)
         self.name = self.manifest.teacher
+        self.exact_temperature = self.manifest.answers.exact_temperature
         self._paths = ()
 
     def connect(self, *, paths, student):

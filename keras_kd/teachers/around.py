@@ -24,6 +24,7 @@ class AroundTeacher(Teacher):
         self.name, self.classes = inner.name, inner.classes
         self.in_graph, self.may_be_attached = inner.in_graph, inner.may_be_attached
         self.tells_classes, self.may_leave_out = inner.tells_classes, inner.may_leave_out
+        self.exact_temperature = inner.exact_temperature
 
     def connect(self, *, paths, student):
         """Returns a copy around the connected teacher; see `Teacher.connect`."""

@@ -77,6 +77,8 @@ class Teacher:
         may_be_attached: Whether what it answers depends on the batch alone, not on the step.
         tells_classes: Whether its outputs name classes, so that labels tell how good it is.
         may_leave_out: Whether there may be examples that it does not know.
+        exact_temperature: The temperature at which its distribution is the one it was given, where
+            it knows the largest classes alone; None where it is at any.
         needs_distiller: Whether it has a `state` once it is connected.
     """
 
@@ -88,6 +90,7 @@ class Teacher:
     may_be_attached = True
     tells_classes = True
     may_leave_out = False
+    exact_temperature: float | None = None
     needs_distiller = False
 
     def connect(self, *, paths, student):

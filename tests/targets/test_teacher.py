@@ -99,6 +99,25 @@ def test_feature_losses_read_stored_features(teacher, write_answers):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_another_temperature_than_that_of_the_largest_classes_is_said(write_answers):
+    stored = StoredTeacher(write_answers(top_k=3, temperature=3.0))
+    with pytest.warns(UserWarning, match=r"at temperature 3\.0, .* Received: 2\.0"):
+        keras_kd.Distiller(stored, student(), keras_kd.LogitsDistillation(2.0))
+    with pytest.warns(UserWarning, match=r"at temperature 3\.0, .* Received: .*Linear"):
+        keras_kd.Distiller(
+            stored, student(), keras_kd.LogitsDistillation(keras_kd.schedules.Linear(3.0, 1.0, 10))
+        )
+
+
+@pytest.mark.parametrize(
+    "form", [{"top_k": 3, "temperature": 2.0}, {"top_k": 9}, {"temperature": 3.0}, {}]
+)
+def test_a_temperature_that_is_exact_is_not(write_answers, form, recwarn):
+    teacher = StoredTeacher(write_answers(**form))
+    keras_kd.Distiller(teacher, student(), keras_kd.LogitsDistillation(2.0))
+    assert not recwarn.list
+
+
 def test_missing_feature_is_named(write_answers):
     path = write_answers(dtype="float32", features=("hidden",))
     loss = keras_kd.FeatureDistillation("mse", "last", "out")
@@ -120,16 +139,15 @@ def test_softmax_of_the_teacher_is_seen(tmp_path):
 
 
 def test_every_logits_loss_takes_the_answers(write_answers):
-    path = write_answers(top_k=3)
-    x = attach(small_task.inputs(), path)
-    for name in ("dkd", "dist", "logit_standardization"):
-        if name in keras_kd.losses.available():
-            history, _ = trained(StoredTeacher(path), keras_kd.losses.get(name), x)
-            assert np.isfinite(history["total_loss"]).all()
+    for name in ("dkd", "dist", "lskd", "wsld"):
+        loss = keras_kd.losses.get(name)
+        path = write_answers(top_k=3, temperature=getattr(loss, "temperature", None))
+        history, _ = trained(StoredTeacher(path), loss, attach(small_task.inputs(), path))
+        assert np.isfinite(history["total_loss"]).all()
 
 
 def test_student_and_its_preprocessing_see_the_inputs_alone(write_answers):
-    path, seen = write_answers(top_k=3), []
+    path, seen = write_answers(top_k=3, temperature=3.0), []
 
     def note(x):
         seen.append(x)
@@ -145,13 +163,13 @@ def test_student_and_its_preprocessing_see_the_inputs_alone(write_answers):
 
 
 def test_data_without_answers_is_refused(write_answers):
-    path = write_answers(top_k=3)
+    path = write_answers(top_k=3, temperature=3.0)
     with pytest.raises(ValueError, match="stored answers of 'teacher'"):
         trained(StoredTeacher(path), keras_kd.LogitsDistillation(), small_task.inputs())
 
 
 def test_answers_of_another_form_are_refused(write_answers):
-    x = attach(small_task.inputs(), write_answers(top_k=3))
+    x = attach(small_task.inputs(), write_answers(top_k=3, temperature=3.0))
     teacher = StoredTeacher(write_answers(dtype="float32"))
     with pytest.raises(ValueError, match=r"with \['outputs'\]. Received: \['classes'"):
         trained(teacher, keras_kd.LogitsDistillation(), x)
@@ -159,14 +177,18 @@ def test_answers_of_another_form_are_refused(write_answers):
 
 def test_answers_of_another_teacher_are_refused(write_answers, tmp_path):
     other = small_task.teacher(seed=8)
-    write(other, small_task.inputs(), tmp_path / "a", top_k=3, **small_task.OPTIONS)
+    write(
+        other, small_task.inputs(), tmp_path / "a", top_k=3, temperature=3.0, **small_task.OPTIONS
+    )
     x = attach(small_task.inputs(), tmp_path / "a")
     with pytest.raises(ValueError, match=r"those of others: StoredTeacher:teacher:\w+"):
-        trained(StoredTeacher(write_answers(top_k=3)), keras_kd.LogitsDistillation(), x)
+        trained(
+            StoredTeacher(write_answers(top_k=3, temperature=3.0)), keras_kd.LogitsDistillation(), x
+        )
 
 
 def test_loaded_distiller_takes_the_same_teacher_live_or_stored(teacher, write_answers, tmp_path):
-    path = write_answers(top_k=3)
+    path = write_answers(top_k=3, temperature=3.0)
     distiller = keras_kd.Distiller(StoredTeacher(path), student(), keras_kd.LogitsDistillation())
     distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     x = attach(small_task.inputs(), path)
@@ -182,7 +204,7 @@ def test_loaded_distiller_takes_the_same_teacher_live_or_stored(teacher, write_a
 
 
 def test_training_goes_on_the_shuffled_and_replayable_data(write_answers):
-    path = write_answers(top_k=3)
+    path = write_answers(top_k=3, temperature=3.0)
     data = keras_kd.data.replayable(
         attach(small_task.inputs(), path), LABELS, batch_size=50, seed=0
     )
@@ -193,5 +215,5 @@ def test_training_goes_on_the_shuffled_and_replayable_data(write_answers):
 
 
 def test_says_whose_answers_they_are(write_answers):
-    described = StoredTeacher(write_answers(top_k=3)).describe()
+    described = StoredTeacher(write_answers(top_k=3, temperature=3.0)).describe()
     assert described == "'teacher', 300 stored answers, the 3 largest of 10"

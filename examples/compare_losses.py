@@ -20,19 +20,17 @@ Cost: on two cores about 12 minutes for the teacher and 20 for each seed.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import experiment
 import fashion_mnist
 import keras
 import numpy as np
-from fashion_mnist import Data, Settings, augment, student_network, trained_teacher, write
+import presentation
 
 import keras_kd
 from keras_kd import losses, report
@@ -48,6 +46,9 @@ class Budget:
     epochs: int = 10
     batch_size: int = 128
     learning_rate: float = 4e-3
+
+
+FAST = Budget(examples=1_000, epochs=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,37 +104,35 @@ METHODS = (
 )
 
 
-def fit(model: keras.Model, data: Data, budget: Budget, seed: int, *, index: bool = False) -> None:
+def fit(
+    model: keras.Model, data: experiment.Data, budget: Budget, seed: int, *, index: bool = False
+) -> None:
     """Train a plain model or a distiller at the budget."""
-    steps = -(-budget.examples // budget.batch_size)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        budget.learning_rate / 10,
-        decay_steps=steps * (budget.epochs - 1),
-        alpha=0.01,
-        warmup_target=budget.learning_rate,
-        warmup_steps=steps,
-    )
+    steps = experiment.steps_of(budget.examples, budget.batch_size)
+    rate = experiment.warmed_up(budget.learning_rate, steps=steps, epochs=budget.epochs)
     model.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=1e-3),
+        keras.optimizers.AdamW(rate, weight_decay=1e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     x = data.train.scaled()[: budget.examples]
-    batches = keras_kd.data.replayable(
+    experiment.fit(
+        model,
         keras_kd.data.with_index(x) if index else x,
         data.train.y[: budget.examples].astype("int32"),
+        epochs=budget.epochs,
         batch_size=budget.batch_size,
         seed=seed,
-        augment=augment,
+        augment=fashion_mnist.augment,
+        verbose=0,
     )
-    # A Distiller of ours tells the epoch by itself; the others have to be told.
-    tell = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: batches.epoch.assign(e))
-    model.fit(batches, epochs=budget.epochs, shuffle=False, verbose=0, callbacks=[tell])
 
 
-def train(row: str, teacher: keras.Model, data: Data, budget: Budget, seed: int) -> keras.Model:
+def train(
+    row: str, teacher: keras.Model, data: experiment.Data, budget: Budget, seed: int
+) -> keras.Model:
     """The student of one row and seed."""
     keras.utils.set_random_seed(seed)
-    student = student_network(data.train.x.shape[1:])
+    student = fashion_mnist.student_network(data.train.x.shape[1:])
     if row == ALONE:
         fit(student, data, budget, seed)
     elif row == KERAS:
@@ -152,14 +151,10 @@ def train(row: str, teacher: keras.Model, data: Data, budget: Budget, seed: int)
     return student
 
 
-def measure(student: keras.Model, data: Data) -> dict[str, float]:
+def measure(student: keras.Model, data: experiment.Data) -> dict[str, float]:
     """Accuracy on the test split, float and int8."""
-    artifact = keras_kd.deploy.convert(
-        student,
-        quantization="int8",
-        calibration=data.train.scaled()[:500],
-        input_range=(0.0, 1.0),
-    )
+    pictures = data.train.scaled()[:500]
+    artifact = keras_kd.deploy.convert(student, calibration=pictures, input_range=(0.0, 1.0))
     accuracy = {}
     for name, model in (("float", student), ("int8", artifact)):
         (row,) = keras_kd.deploy.measure(model, data.test.scaled(), data.test.y, progress=False)
@@ -167,49 +162,38 @@ def measure(student: keras.Model, data: Data) -> dict[str, float]:
     return {**accuracy, "size_bytes": artifact.size_bytes}
 
 
-def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `path` holds, made and written there if it is not there yet."""
-    if not path.exists():
-        write(path, json.dumps(make()))
-    return json.loads(path.read_text())
+def result(
+    row: str, teacher: keras.Model, data: experiment.Data, budget: Budget, seed: int
+) -> dict[str, Any]:
+    """Train and measure the student of one row and seed; JSON values."""
+    started = time.monotonic()
+    student = train(row, teacher, data, budget, seed)
+    seconds = time.monotonic() - started
+    found = {**measure(student, data), "seconds": seconds}
+    print(f"seed {seed}, {row}: {found['float']:.2%}, {seconds:.0f} s", flush=True)
+    return found
 
 
 def run(
-    data: Data,
+    data: experiment.Data,
     output: Path,
     budget: Budget,
-    settings: Settings,
+    settings: fashion_mnist.Settings,
     *,
     seeds: int = 1,
     rows: Sequence[str] = (ALONE, KERAS, *(method.name for method in METHODS)),
 ) -> report.Report:
     """All of it, on arrays; what is finished in `output` is not done again."""
-    output.mkdir(parents=True, exist_ok=True)
-    teacher = trained_teacher(data, output / "teacher", settings)
-    at_once = {"budget": dataclasses.asdict(budget), "settings": dataclasses.asdict(settings)}
-    if once(output / "budget.json", lambda: at_once) != at_once:
-        raise ValueError(
-            f"Expected a folder begun with {at_once}. Received: {output}. Hint: another --output."
-        )
-
-    def result(row: str, seed: int) -> dict[str, Any]:
-        started = time.monotonic()
-        student = train(row, teacher, data, budget, seed)
-        seconds = time.monotonic() - started
-        found = {**measure(student, data), "seconds": seconds}
-        print(f"seed {seed}, {row}: {found['float']:.2%}, {seconds:.0f} s", flush=True)
-        return found
-
+    begun = {"budget": dataclasses.asdict(budget), "settings": dataclasses.asdict(settings)}
+    experiment.same_settings_as_before(output / "budget.json", begun)
+    teacher = fashion_mnist.trained_teacher(data, output / "teacher", settings)
     (measured,) = keras_kd.deploy.measure(teacher, data.test.scaled(), data.test.y)
     results: dict[str, list[dict[str, Any]]] = {row: [] for row in rows}
     for seed in range(seeds):
         for row in rows:
             path = output / f"{row.replace(' ', '-')}-{seed}.json"
-            results[row].append(once(path, lambda row=row, seed=seed: result(row, seed)))
-    found = full_report(measured.value, results, budget)
-    found.write_json(output / "report.json")
-    found.write_html(output / "report.html")
-    return found
+            results[row].append(experiment.once(path, result, row, teacher, data, budget, seed))
+    return full_report(measured.value, results, budget)
 
 
 def full_report(
@@ -220,22 +204,19 @@ def full_report(
     rows: list[tuple[Any, ...]] = [("teacher", teacher, None, None, None)]
     for name, entries in results.items():
         accuracy = np.array([entry["float"] for entry in entries])
-        gain = accuracy - alone
-        several = len(entries) > 1
-        error = float(gain.std(ddof=1) / np.sqrt(len(gain))) if several else 0.0
         rows.append(
             (
                 name,
                 float(accuracy.mean()),
-                float(accuracy.std(ddof=1)) if several else None,
-                None if name == ALONE else report.Uncertain(float(gain.mean()), error),
+                presentation.deviation(accuracy),
+                None if name == ALONE else presentation.mean_difference(accuracy - alone),
                 float(np.mean([entry["int8"] for entry in entries])),
             )
         )
     columns = (
         report.Column("Method"),
-        report.Column("Accuracy", "%", digits=2, scale=100),
-        report.Column("Deviation over seeds", "%", digits=2, scale=100),
+        presentation.ACCURACY,
+        presentation.DEVIATION,
         report.Column("Gain over alone", "points", digits=2, scale=100),
         report.Column("int8 on LiteRT", "%", digits=2, scale=100),
     )
@@ -248,29 +229,25 @@ def full_report(
     return report.Report(
         "Methods of distillation on Fashion-MNIST",
         "One teacher, one student, one budget.",
-        (report.Section("Result", (report.Table(columns, tuple(rows), note=note),)),),
+        (
+            report.Section("Result", (report.Table(columns, tuple(rows), note=note),)),
+            presentation.settings_section(budget, range(seeds)),
+        ),
         data={"teacher": teacher, "results": results, "budget": dataclasses.asdict(budget)},
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", help="of tensorflow-datasets; downloads what is not there")
-    parser.add_argument("--output", type=Path, default=Path("compare_losses_output"))
-    parser.add_argument("--seeds", type=int, default=1, help="students of each row")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = presentation.command_line(__file__, __doc__, output="compare_losses_output")
     args = parser.parse_args(arguments)
-    if args.seeds < 1:
-        parser.error(f"argument --seeds: expected at least 1, received {args.seeds}")
-    try:
-        data = fashion_mnist.load(args.data_dir)
-    except ImportError as err:
-        print(f'{err}. Hint: pip install "keras-kd[data,demo]"', file=sys.stderr)
-        return 1
-    found = run(data, args.output, Budget(), Settings(), seeds=args.seeds)
-    print(f"\n{found.text()}\n{args.output / 'report.html'}")
-    return 0
+    data = experiment.load("fashion_mnist", args.data_dir)
+    budget, settings = Budget(), fashion_mnist.Settings()
+    if args.fast:
+        budget, settings = FAST, fashion_mnist.FAST
+    found = run(data, args.output, budget, settings, seeds=args.seeds)
+    presentation.publish(found, args.output, parser, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

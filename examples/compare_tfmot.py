@@ -21,29 +21,28 @@ Cost: on two cores about 6 minutes for each seed and 2 for the steps.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import platform
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import experiment
 import fashion_mnist
 import keras
 import numpy as np
+import presentation
 import tensorflow as tf
 import tf_keras
-from fashion_mnist import Data, augment, convolution, finished, write
 
 import keras_kd
+from keras_kd import report
 from keras_kd.quantization import quantize_aware, tfmot
 
 FLOAT, AFTERWARDS, TFMOT, OURS = "float", "post-training int8", "tfmot", "keras_kd"
-RESULTS = Path(__file__).parent / "results" / "compare_tfmot.md"
+# The float student, whose steps are timed in either Keras.
+KERAS_3, TF_KERAS = "float, Keras 3", "float, tf_keras"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +64,9 @@ FAST = Budget(float_epochs=1, quantized_epochs=1, timed_rounds=2, timed_steps=5)
 def student_network(shape: tuple[int, int, int]) -> keras.Model:
     """A stem and three residual blocks of two convolutions; 20,146 weights."""
     inputs = keras.Input(shape)
-    x = convolution(inputs, 8)
+    x = fashion_mnist.convolution(inputs, 8)
     for stage, (width, strides) in enumerate(((8, 1), (16, 2), (32, 2))):
-        y = convolution(x, width, strides=strides)
+        y = fashion_mnist.convolution(x, width, strides=strides)
         y = keras.layers.Conv2D(width, 3, padding="same", use_bias=False)(y)
         y = keras.layers.BatchNormalization()(y)
         if stage:
@@ -79,10 +78,16 @@ def student_network(shape: tuple[int, int, int]) -> keras.Model:
 
 
 def fit(
-    model: Any, library: ModuleType, data: Data, budget: Budget, epochs: int, rate: float, seed: int
+    model: Any,
+    library: ModuleType,
+    data: experiment.Data,
+    budget: Budget,
+    epochs: int,
+    rate: float,
+    seed: int,
 ) -> None:
     """Train a model of Keras 3 or of tf_keras, whichever `library` is, with all else the same."""
-    steps = -(-len(data.train.x) // budget.batch_size)
+    steps = experiment.steps_of(len(data.train.x), budget.batch_size)
     schedule = library.optimizers.schedules.CosineDecay(
         rate, decay_steps=steps * epochs, alpha=0.01
     )
@@ -90,18 +95,20 @@ def fit(
         library.optimizers.Adam(schedule),
         library.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    batches = keras_kd.data.replayable(
+    experiment.fit(
+        model,
         data.train.scaled(),
         data.train.y.astype("int32"),
+        epochs=epochs,
         batch_size=budget.batch_size,
         seed=seed,
-        augment=augment,
+        augment=fashion_mnist.augment,
+        library=library,
+        verbose=0,
     )
-    tell = library.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: batches.epoch.assign(e))
-    model.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[tell])
 
 
-def float_student(data: Data, folder: Path, budget: Budget, seed: int) -> keras.Model:
+def float_student(data: experiment.Data, folder: Path, budget: Budget, seed: int) -> keras.Model:
     """The float student of a seed, from `folder` if an earlier run finished it."""
 
     def make() -> keras.Model:
@@ -111,10 +118,12 @@ def float_student(data: Data, folder: Path, budget: Budget, seed: int) -> keras.
         fit(student, keras, data, budget, epochs, rate, seed)
         return student
 
-    return finished(folder, "float", make)
+    return experiment.finished(folder, "float", make)
 
 
-def quantized(row: str, student: keras.Model, data: Data, budget: Budget, seed: int) -> keras.Model:
+def quantized(
+    row: str, student: keras.Model, data: experiment.Data, budget: Budget, seed: int
+) -> keras.Model:
     """The student, trained on with simulated int8 by tfmot or by us, as `convert` takes it."""
     keras.utils.set_random_seed(seed)
     model, library = simulated(row, student)
@@ -137,30 +146,34 @@ def simulated(row: str, student: keras.Model) -> tuple[Any, ModuleType]:
     return quantize_aware(student), keras
 
 
-def measured(row: str, data: Data, folder: Path, budget: Budget, seed: int) -> dict[str, Any]:
-    """Accuracy on the test split of one row and seed, and the size of its file."""
+def measured(
+    row: str, data: experiment.Data, folder: Path, budget: Budget, seed: int
+) -> dict[str, Any]:
+    """Accuracy on the test split of one row and seed, and the size of its file; JSON values."""
     student = float_student(data, folder, budget, seed)
-    x, y = data.test.scaled(), data.test.y
     if row == FLOAT:
-        (found,) = keras_kd.deploy.measure(student, x, y, progress=False)
-        return {"accuracy": found.value, "size_bytes": None}
-    path = folder / f"{row.replace(' ', '-')}.tflite"
-    if row == AFTERWARDS:
-        examples = data.train.scaled()[:500]
-        artifact = keras_kd.deploy.convert(student, path, calibration=examples)
+        model, size_bytes = student, None
     else:
-        artifact = keras_kd.deploy.convert(quantized(row, student, data, budget, seed), path)
-    (found,) = keras_kd.deploy.measure(artifact, x, y, progress=False)
-    return {"accuracy": found.value, "size_bytes": artifact.size_bytes}
+        path = folder / f"{row.replace(' ', '-')}.tflite"
+        if row == AFTERWARDS:
+            examples = data.train.scaled()[:500]
+            model = keras_kd.deploy.convert(student, path, calibration=examples)
+        else:
+            model = keras_kd.deploy.convert(quantized(row, student, data, budget, seed), path)
+        size_bytes = model.size_bytes
+    x, y = data.test.scaled(), data.test.y
+    (found,) = keras_kd.deploy.measure(model, x, y, progress=False)
+    print(f"seed {seed}, {row}: {found.value:.2%}", flush=True)
+    return {"accuracy": found.value, "size_bytes": size_bytes}
 
 
-def step_times(data: Data, budget: Budget) -> dict[str, list[float]]:
+def step_times(data: experiment.Data, budget: Budget) -> dict[str, list[float]]:
     """Milliseconds that a training step takes, for each row one number a round, taken in turns."""
     keras.utils.set_random_seed(0)
     student = student_network(data.train.x.shape[1:])
     models = {
-        "float, Keras 3": (student, keras),
-        "float, tf_keras": (tfmot.twin(student), tf_keras),
+        KERAS_3: (student, keras),
+        TF_KERAS: (tfmot.twin(student), tf_keras),
         TFMOT: simulated(TFMOT, student),
         OURS: simulated(OURS, student),
     }
@@ -182,134 +195,95 @@ def step_times(data: Data, budget: Budget) -> dict[str, list[float]]:
     return times
 
 
-def once(path: Path, make: Callable[[], Any]) -> Any:
-    """What `path` holds, made and written there if it is not there yet."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, json.dumps(make()))
-    return json.loads(path.read_text())
-
-
-def run(data: Data, output: Path, budget: Budget, *, seeds: int, command: str) -> str:
-    """All of it, as a page of Markdown; what is finished in `output` is not done again."""
-    began = dataclasses.asdict(budget)
-    if once(output / "budget.json", lambda: began) != began:
-        raise ValueError(
-            f"Expected a folder begun with {began}. Received: {output}. Hint: another --output."
-        )
+def run(data: experiment.Data, output: Path, budget: Budget, *, seeds: int = 1) -> report.Report:
+    """All of it, on arrays; what is finished in `output` is not done again."""
+    experiment.same_settings_as_before(output / "budget.json", dataclasses.asdict(budget))
     results: dict[str, list[dict[str, Any]]] = {}
     for row in (FLOAT, AFTERWARDS, TFMOT, OURS):
         results[row] = []
         for seed in range(seeds):
             folder = output / f"seed-{seed}"
             path = folder / f"{row.replace(' ', '-')}.json"
-
-            def make(row: str = row, folder: Path = folder, seed: int = seed) -> dict[str, Any]:
-                return measured(row, data, folder, budget, seed)
-
-            results[row].append(once(path, make))
-            print(f"seed {seed}, {row}: {results[row][-1]['accuracy']:.2%}", flush=True)
-    times = once(output / "steps.json", lambda: step_times(data, budget))
-    return page(results, times, budget, len(data.test.y), command)
+            results[row].append(experiment.once(path, measured, row, data, folder, budget, seed))
+    times = experiment.once(output / "steps.json", step_times, data, budget)
+    return full_report(results, times, budget, len(data.test.y))
 
 
-def page(
+def accuracy_table(results: dict[str, list[dict[str, Any]]], examples: int) -> report.Table:
+    """A row for each kind of student; means over the seeds."""
+    rows = []
+    for row, found in results.items():
+        values = [entry["accuracy"] for entry in found]
+        size = None if row == FLOAT else max(entry["size_bytes"] for entry in found)
+        rows.append((row, float(np.mean(values)), presentation.deviation(values), size))
+    columns = (
+        report.Column("Student"),
+        presentation.ACCURACY,
+        presentation.DEVIATION,
+        report.Column("File", "bytes"),
+    )
+    note = (
+        f"Test split, {examples:,} pictures; {len(results[FLOAT])} seed(s). The float student in "
+        "Keras, the others on LiteRT; the largest file of all seeds."
+    )
+    return report.Table(columns, tuple(rows), note=note)
+
+
+def step_table(times: dict[str, list[float]], budget: Budget) -> report.Table:
+    """A row for each model that was trained in turns with the others."""
+    rows = tuple((row, float(np.median(t)), min(t), max(t)) for row, t in times.items())
+    columns = (
+        report.Column("Student"),
+        *(report.Column(name, "ms", digits=1) for name in ("Median", "Smallest", "Largest")),
+    )
+    note = (
+        f"A training step of {budget.batch_size} pictures; {budget.timed_rounds} rounds of "
+        f"{budget.timed_steps} steps, in turns."
+    )
+    return report.Table(columns, rows, note=note)
+
+
+def full_report(
     results: dict[str, list[dict[str, Any]]],
     times: dict[str, list[float]],
     budget: Budget,
     examples: int,
-    command: str,
-) -> str:
+) -> report.Report:
     """The tables, with what they say of accuracy and of the step."""
-    accuracy = {
-        row: np.array([100 * e["accuracy"] for e in found]) for row, found in results.items()
-    }
-    seeds = len(accuracy[FLOAT])
-    lines = [
-        "# Quantization-aware training beside tensorflow-model-optimization",
-        "",
-        f"    {command}",
-        "",
-        f"Fashion-MNIST, {seeds} seed(s); {platform.machine()}, "
-        f"Python {platform.python_version()}, TensorFlow {tf.__version__}, "
-        f"Keras {keras.__version__}. Each float student is trained for {budget.float_epochs} "
-        f"epochs, then for {budget.quantized_epochs} with simulated int8, by both on the same "
-        f"batches with the same augmentation and learning rates. Accuracy on the {examples:,} test "
-        "pictures, on LiteRT but for the float student; mean and deviation over the seeds.",
-        "",
-        "| student | accuracy, % | deviation | file, bytes |",
-        "| --- | --- | --- | --- |",
-    ]
-    for row, values in accuracy.items():
-        size = max(entry["size_bytes"] or 0 for entry in results[row])
-        deviation = f"{values.std(ddof=1):.2f}" if seeds > 1 else ""
-        lines.append(f"| {row} | {values.mean():.2f} | {deviation} | {size or ''} |")
-    lines += [
-        "",
-        f"`keras_kd` against tfmot: {in_words(accuracy[OURS] - accuracy[TFMOT])}.",
-        "",
-        f"A training step of {budget.batch_size} pictures, {budget.timed_rounds} rounds of "
-        f"{budget.timed_steps} steps in turns:",
-        "",
-        "| student | median, ms | smallest | largest |",
-        "| --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| {row} | {np.median(t):.1f} | {min(t):.1f} | {max(t):.1f} |" for row, t in times.items()
-    ]
-    ratio = np.array(times[OURS]) / np.array(times[TFMOT])
-    overhead = np.array(times[OURS]) / np.array(times["float, Keras 3"])
-    lines += [
-        "",
-        f"`keras_kd`'s step takes {spread(ratio)} of tfmot's, and {spread(overhead)} of the float "
-        "student's, round by round.",
-    ]
-    return "\n".join(lines) + "\n"
+    seeds = len(results[FLOAT])
+    pairs = zip(results[OURS], results[TFMOT], strict=True)
+    gain = presentation.mean_difference([a["accuracy"] - b["accuracy"] for a, b in pairs])
+    summary = (
+        f"keras_kd against tfmot: {presentation.in_words(gain, f'{seeds} seeds')}. A step of "
+        f"keras_kd takes {ratio(times, OURS, TFMOT)} of tfmot's, and "
+        f"{ratio(times, OURS, KERAS_3)} of the float student's, round by round."
+    )
+    return report.Report(
+        "Quantization-aware training beside tensorflow-model-optimization",
+        summary,
+        (
+            report.Section("Accuracy", (accuracy_table(results, examples),)),
+            report.Section("Step", (step_table(times, budget),)),
+            presentation.settings_section(budget, range(seeds)),
+        ),
+        data={"results": results, "steps": times, "budget": dataclasses.asdict(budget)},
+    )
 
 
-def spread(values: np.ndarray) -> str:
-    """The median, with the smallest and the largest."""
+def ratio(times: dict[str, list[float]], row: str, other: str) -> str:
+    """Of the steps of two rows by round: the median, with the smallest and the largest."""
+    values = np.divide(times[row], times[other])
     return f"{np.median(values):.2f} ({values.min():.2f} to {values.max():.2f})"
 
 
-def in_words(differences: np.ndarray) -> str:
-    """A mean of differences by seed, with its standard error where there are several."""
-    mean = f"{differences.mean():+.2f}"
-    if len(differences) == 1:
-        return f"{mean} points in one seed"
-    error = differences.std(ddof=1) / np.sqrt(len(differences))
-    return f"{mean} ± {error:.2f} points (standard error over the seeds, paired)"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", help="of tensorflow-datasets; downloads what is not there")
-    parser.add_argument("--output", type=Path, default=Path("compare_tfmot_output"))
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the page that is written")
-    parser.add_argument("--seeds", type=int, default=1, help="students of each row")
-    parser.add_argument("--fast", action="store_true", help="one epoch each: only to see it run")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = presentation.command_line(__file__, __doc__, output="compare_tfmot_output")
     args = parser.parse_args(arguments)
-    if args.seeds < 1:
-        parser.error(f"argument --seeds: expected at least 1, received {args.seeds}")
-    try:
-        data = fashion_mnist.load(args.data_dir)
-    except ImportError as err:
-        print(f'{err}. Hint: pip install "keras-kd[data,demo,tfmot]"', file=sys.stderr)
-        return 1
-    budget = FAST if args.fast else Budget()
-    options = f" --seeds {args.seeds}{' --fast' if args.fast else ''}"
-    found = run(
-        data,
-        args.output,
-        budget,
-        seeds=args.seeds,
-        command=f"python examples/compare_tfmot.py{options}",
-    )
-    write(args.results, found)
-    print(f"\n{found}\n{args.results}")
-    return 0
+    data = experiment.load("fashion_mnist", args.data_dir)
+    found = run(data, args.output, FAST if args.fast else Budget(), seeds=args.seeds)
+    presentation.publish(found, args.output, parser, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -21,18 +21,18 @@ Cost: members and students are trained for 15 epochs each; on two cores some 10 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import experiment
 import keras
 import numpy as np
+import presentation
 import tensorflow as tf
-from fashion_mnist import Data, Split, convolution, finished, same_settings_as_before, write
+from fashion_mnist import convolution, distiller, train
 
 import keras_kd
 from keras_kd import report
@@ -57,21 +57,6 @@ class Settings:
 FAST = Settings(epochs=1, width=4)
 
 
-def load(data_dir: str | None) -> Data:
-    """CIFAR-10 from tensorflow-datasets, which downloads it where `data_dir` has none."""
-    import tensorflow_datasets as tfds
-
-    splits, info = tfds.load(
-        "cifar10",
-        split=["train[:90%]", "train[90%:]", "test"],
-        data_dir=data_dir,
-        batch_size=-1,
-        as_supervised=True,
-        with_info=True,
-    )
-    return Data(*(Split(*pair) for pair in tfds.as_numpy(splits)), info.features["label"].names)
-
-
 def augment(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Mirror each picture by chance, and shift the batch by up to three pixels.
 
@@ -94,61 +79,35 @@ def network(width: int, name: str) -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(CLASSES, name="logits")(x), name=name)
 
 
+def falling(
+    rate: float, *, steps: int, epochs: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """From `rate` along a cosine down to 1 % of it."""
+    return keras.optimizers.schedules.CosineDecay(rate, steps * epochs, alpha=0.01)
+
+
 def trained(
-    data: Data, folder: Path, settings: Settings, seed: int, teacher: Any = None
+    data: experiment.Data, folder: Path, settings: Settings, seed: int, teacher: Any = None
 ) -> keras.Model:
     """The network of one seed, distilled, or on labels alone without a teacher."""
 
     def make() -> keras.Model:
         keras.utils.set_random_seed(seed)
-        model = student = network(settings.width, f"{folder.parent.name}_{folder.name}")
-        if teacher is not None:
-            model = keras_kd.Distiller(
-                teacher,
-                student,
-                keras_kd.LogitsDistillation(temperature=settings.temperature),
-                student_loss_weight=settings.student_loss_weight,
-                evaluate_distillation=False,
-            )
-        fit(model, data, folder, settings, seed)
+        student = network(settings.width, f"{folder.parent.name}_{folder.name}")
+        train(
+            student if teacher is None else distiller(teacher, student, settings),
+            data,
+            folder,
+            settings,
+            epochs=settings.epochs,
+            learning_rate=settings.learning_rate,
+            seed=seed,
+            schedule=falling,
+            augment=augment,
+        )
         return student
 
-    return finished(folder, "network", make)
-
-
-def fit(model: keras.Model, data: Data, folder: Path, settings: Settings, seed: int) -> None:
-    """Train a plain model or a distiller, going on where an earlier run was stopped."""
-    steps = -(-len(data.train.x) // settings.batch_size)
-    rate = keras.optimizers.schedules.CosineDecay(
-        settings.learning_rate, steps * settings.epochs, alpha=0.01
-    )
-    model.compile(
-        keras.optimizers.AdamW(rate, weight_decay=1e-3),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    batches = keras_kd.data.replayable(
-        data.train.scaled(),
-        data.train.y,
-        batch_size=settings.batch_size,
-        seed=seed,
-        augment=augment,
-    )
-    model.fit(
-        batches,
-        epochs=settings.epochs,
-        shuffle=False,
-        validation_data=(data.validation.scaled(), data.validation.y),
-        validation_batch_size=500,
-        verbose="auto" if sys.stdout.isatty() else 2,
-        callbacks=[
-            # A Distiller does this by itself; a plain model has to be told.
-            keras.callbacks.LambdaCallback(
-                on_epoch_begin=lambda epoch, logs: batches.epoch.assign(epoch)
-            ),
-            keras.callbacks.BackupAndRestore(str(folder / "backup")),
-        ],
-    )
+    return experiment.finished(folder, "network", make)
 
 
 # Measuring on the test split
@@ -159,7 +118,7 @@ def log_probabilities(model: keras.Model, x: np.ndarray) -> np.ndarray:
     return np.array(keras.ops.log_softmax(model.predict(x, batch_size=500, verbose=0)))
 
 
-def accuracies(models: Sequence[keras.Model], split: Split) -> tuple[list[float], float]:
+def accuracies(models: Sequence[keras.Model], split: experiment.Split) -> tuple[list[float], float]:
     """The accuracy of each network, and that of the mean of their probabilities."""
     said = np.stack([log_probabilities(model, split.scaled()) for model in models])
     each = (said.argmax(-1) == split.y).mean(-1)
@@ -167,12 +126,13 @@ def accuracies(models: Sequence[keras.Model], split: Split) -> tuple[list[float]
     return [float(value) for value in each], float(mean.mean())
 
 
-def on_device(student: keras.Model, data: Data, folder: Path, name: str) -> dict[str, Any]:
+def on_device(
+    student: keras.Model, data: experiment.Data, folder: Path, name: str
+) -> dict[str, Any]:
     """The accuracy and the size of a model as one int8 .tflite on LiteRT."""
     artifact = keras_kd.deploy.convert(
         student,
         folder / f"{name.replace(' ', '_')}.tflite",
-        quantization="int8",
         calibration=data.train.scaled()[:500],
         input_range=(0.0, 1.0),
     )
@@ -193,16 +153,16 @@ def result_table(result: dict[str, Any], examples: int) -> report.Table:
         (DISTILLED_SINGLE, DISTILLED_ENSEMBLE, "students"),
     ):
         each, mean = result[key]
-        spread = float(np.std(each, ddof=1)) if len(each) > 1 else None
-        rows.append((single, "float32", float(np.mean(each)), spread, None))
+        deviation = presentation.deviation(each)
+        rows.append((single, "float32", float(np.mean(each)), deviation, None))
         rows.append((ensemble, "float32", mean, None, None))
     for name, row in result["int8"].items():
         rows.append((name, "int8 on LiteRT", row["accuracy"], None, row["size_bytes"]))
     columns = (
         report.Column("Model"),
         report.Column("Runs as"),
-        report.Column("Accuracy", "%", digits=2, scale=100),
-        report.Column("Deviation over seeds", "%", digits=2, scale=100),
+        presentation.ACCURACY,
+        presentation.DEVIATION,
         report.Column("File", "bytes"),
     )
     count = len(result["members"][0])
@@ -213,18 +173,20 @@ def result_table(result: dict[str, Any], examples: int) -> report.Table:
     return report.Table(columns, tuple(rows), note=note)
 
 
-def run(data: Data, output: Path, settings: Settings, *, members: int = 5) -> report.Report:
+def run(
+    data: experiment.Data, output: Path, settings: Settings, *, members: int = 5
+) -> report.Report:
     """All of it, on arrays; what is finished in `output` is not done again."""
-    output.mkdir(parents=True, exist_ok=True)
-    same_settings_as_before(output / "settings.json", settings)
+    experiment.same_settings_as_before(output / "settings.json", dataclasses.asdict(settings))
+    # Other seeds: a student that starts as one of its teachers would agree with it by descent.
+    teacher_seeds, student_seeds = range(members), range(1000, 1000 + members)
     taught = [
-        trained(data, output / "member" / str(seed), settings, seed) for seed in range(members)
+        trained(data, output / "member" / str(seed), settings, seed) for seed in teacher_seeds
     ]
     teacher = keras_kd.teachers.Ensemble(taught)
-    # Other seeds: a student that starts as one of its teachers would agree with it by descent.
     students = [
-        trained(data, output / "student" / str(seed), settings, 1000 + seed, teacher)
-        for seed in range(members)
+        trained(data, output / "student" / str(index), settings, seed, teacher)
+        for index, seed in enumerate(student_seeds)
     ]
     result = {
         "members": accuracies(taught, data.test),
@@ -234,43 +196,32 @@ def run(data: Data, output: Path, settings: Settings, *, members: int = 5) -> re
             DISTILLED_ENSEMBLE: on_device(as_one(students), data, output, DISTILLED_ENSEMBLE),
         },
     }
-    write(output / "result.json", json.dumps(result))
-    facts = {k.replace("_", " "): str(v) for k, v in dataclasses.asdict(settings).items()}
-    facts["weights of a network"] = f"{students[0].count_params():,}"
-    found = report.Report(
+    experiment.write(output / "result.json", json.dumps(result))
+    facts = {"weights of a network": f"{students[0].count_params():,}"}
+    return report.Report(
         "An ensemble and its students on CIFAR-10",
         f"{members} networks, and as many that learned from their mean.",
         (
             report.Section("Result", (result_table(result, len(data.test.y)),)),
-            report.Section("Settings", (report.Facts(tuple(facts.items())),)),
+            presentation.settings_section(settings, [*teacher_seeds, *student_seeds], facts),
         ),
         data=result,
     )
-    found.write_json(output / "report.json")
-    found.write_html(output / "report.html")
-    return found
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", help="of tensorflow-datasets; downloads what is not there")
-    parser.add_argument("--output", type=Path, default=Path("ensemble_cifar10_output"))
-    parser.add_argument("--members", type=int, default=5, help="networks of each kind")
-    parser.add_argument("--fast", action="store_true", help="one epoch each: only to see it run")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = presentation.command_line(
+        __file__, __doc__, output="ensemble_cifar10_output", seeds=False
+    )
+    parser.add_argument(
+        "--members", type=presentation.at_least(2), default=5, help="networks of each kind"
+    )
     args = parser.parse_args(arguments)
-    if args.members < 2:
-        parser.error(f"argument --members: expected at least 2, received {args.members}")
-    try:
-        data = load(args.data_dir)
-    except ImportError as err:
-        print(f'{err}. Hint: pip install "keras-kd[data,demo]"', file=sys.stderr)
-        return 1
-    settings = FAST if args.fast else Settings()
-    found = run(data, args.output, settings, members=args.members)
-    print(f"\n{found.text()}\n{args.output / 'report.html'}")
-    return 0
+    data = experiment.load("cifar10", args.data_dir)
+    found = run(data, args.output, FAST if args.fast else Settings(), members=args.members)
+    presentation.publish(found, args.output, parser, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -20,20 +20,16 @@ Cost: on two cores about 12 minutes for the teacher and 12 for each seed.
 
 from __future__ import annotations
 
-import argparse
-import csv
 import dataclasses
-import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+import experiment
 import keras
 import numpy as np
+import presentation
 import tensorflow as tf
 
 import keras_kd
@@ -42,28 +38,6 @@ from keras_kd.deploy import package
 
 STUDENT_LIMIT_BYTES = 16_000
 CLASSES = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Pictures, uint8 of shape [count, height, width, 1], and labels, shape [count]."""
-
-    x: np.ndarray
-    y: np.ndarray
-
-    def scaled(self) -> np.ndarray:
-        """The pictures as float32 in 0..1."""
-        return self.x.astype(np.float32) / 255.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """The three splits and the names of the classes."""
-
-    train: Split
-    validation: Split
-    test: Split
-    class_names: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,21 +55,6 @@ class Settings:
 
 
 FAST = Settings(teacher_epochs=1, teacher_width=8, student_epochs=1)
-
-
-def load(data_dir: str | None) -> Data:
-    """Fashion-MNIST from tensorflow-datasets, which downloads it where `data_dir` has none."""
-    import tensorflow_datasets as tfds
-
-    splits, info = tfds.load(
-        "fashion_mnist",
-        split=["train[:90%]", "train[90%:]", "test"],
-        data_dir=data_dir,
-        batch_size=-1,
-        as_supervised=True,
-        with_info=True,
-    )
-    return Data(*(Split(*pair) for pair in tfds.as_numpy(splits)), info.features["label"].names)
 
 
 def augment(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -160,73 +119,46 @@ def student_network(shape: tuple[int, int, int]) -> keras.Model:
 
 def train(
     model: keras.Model,
-    data: Data,
+    data: experiment.Data,
     folder: Path,
-    settings: Settings,
+    settings: Any,
     *,
     epochs: int,
     learning_rate: float,
     seed: int,
+    schedule: Callable[..., Any] = experiment.warmed_up,
+    augment: Callable[[Any, Any], Any] = augment,
 ) -> None:
-    """Fit `model`, a plain one or a distiller, going on where an earlier run was stopped."""
-    steps = -(-len(data.train.x) // settings.batch_size)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        learning_rate / 10,
-        decay_steps=max(steps * (epochs - 1), 1),
-        alpha=0.01,
-        warmup_target=learning_rate,
-        warmup_steps=steps,
-    )
+    """Fit `model`, a plain one or a distiller, going on where an earlier run was stopped.
+
+    `folder` keeps the log and the backup; of `settings` only the batch size is read.
+    """
+    steps = experiment.steps_of(len(data.train.x), settings.batch_size)
+    rate = schedule(learning_rate, steps=steps, epochs=epochs)
     model.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=1e-3),
+        keras.optimizers.AdamW(rate, weight_decay=1e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    batches = keras_kd.data.replayable(
+    experiment.fit(
+        model,
         data.train.scaled(),
         data.train.y,
+        epochs=epochs,
         batch_size=settings.batch_size,
         seed=seed,
         augment=augment,
-    )
-    model.fit(
-        batches,
-        epochs=epochs,
-        shuffle=False,
         validation_data=(data.validation.scaled(), data.validation.y),
         validation_batch_size=500,
         verbose="auto" if sys.stdout.isatty() else 2,
         callbacks=[
-            # A Distiller does this by itself; a plain model has to be told.
-            keras.callbacks.LambdaCallback(
-                on_epoch_begin=lambda epoch, logs: batches.epoch.assign(epoch)
-            ),
             keras.callbacks.CSVLogger(str(folder / "log.csv"), append=True),
             keras.callbacks.BackupAndRestore(str(folder / "backup")),
         ],
     )
 
 
-def read_log(folder: Path) -> list[dict[str, float]]:
-    """The logs of a training, one dictionary an epoch; of an epoch done twice, the later one."""
-    with (folder / "log.csv").open(newline="") as file:
-        rows = {row["epoch"]: row for row in csv.DictReader(file)}
-    return [{name: float(value) for name, value in row.items()} for row in rows.values()]
-
-
-def finished(folder: Path, name: str, make: Callable[[], keras.Model]) -> keras.Model:
-    """The model `folder/name.keras`; made and saved there if it is not there yet."""
-    path = folder / f"{name}.keras"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        model = make()
-        beside = folder / f".{name}.part.keras"
-        model.save(beside)
-        beside.replace(path)
-    return keras.models.load_model(path)
-
-
-def trained_teacher(data: Data, folder: Path, settings: Settings) -> keras.Model:
+def trained_teacher(data: experiment.Data, folder: Path, settings: Settings) -> keras.Model:
     """The teacher, from `folder` if an earlier run finished it."""
 
     def make() -> keras.Model:
@@ -236,30 +168,34 @@ def trained_teacher(data: Data, folder: Path, settings: Settings) -> keras.Model
         train(teacher, data, folder, settings, epochs=epochs, learning_rate=rate, seed=0)
         return teacher
 
-    return finished(folder, "teacher", make)
+    return experiment.finished(folder, "teacher", make)
+
+
+def distiller(teacher: Any, student: keras.Model, settings: Any) -> keras_kd.Distiller:
+    """Teaches the student by labels and the teacher's soft targets, weighed as `settings` say."""
+    return keras_kd.Distiller(
+        teacher,
+        student,
+        keras_kd.LogitsDistillation(temperature=settings.temperature),
+        student_loss_weight=settings.student_loss_weight,
+        evaluate_distillation=False,
+    )
 
 
 def trained_student(
-    data: Data, teacher: keras.Model | None, folder: Path, settings: Settings, seed: int
+    data: experiment.Data, teacher: keras.Model | None, folder: Path, settings: Settings, seed: int
 ) -> keras.Model:
     """The student of one seed, distilled, or alone without a teacher; all else is the same."""
 
     def make() -> keras.Model:
         keras.utils.set_random_seed(seed)
-        model = student = student_network(data.train.x.shape[1:])
-        if teacher is not None:
-            model = keras_kd.Distiller(
-                teacher,
-                student,
-                keras_kd.LogitsDistillation(temperature=settings.temperature),
-                student_loss_weight=settings.student_loss_weight,
-                evaluate_distillation=False,
-            )
+        student = student_network(data.train.x.shape[1:])
+        model = student if teacher is None else distiller(teacher, student, settings)
         epochs, rate = settings.student_epochs, settings.student_learning_rate
         train(model, data, folder, settings, epochs=epochs, learning_rate=rate, seed=seed)
         return student
 
-    return finished(folder, "student", make)
+    return experiment.finished(folder, "student", make)
 
 
 # Measuring on the test split
@@ -279,18 +215,15 @@ class Correct:
         return (self.answers[-1] == y).astype(np.float64)
 
 
-def run_seed(
-    data: Data,
+def measured_seed(
+    data: experiment.Data,
     teacher: keras.Model,
     folder: Path,
     settings: Settings,
     seed: int,
     runtimes: Sequence[str],
 ) -> dict[str, Any]:
-    """Train, convert and measure both students of one seed; JSON values, kept in `folder`."""
-    path = folder / "result.json"
-    if path.exists():
-        return json.loads(path.read_text())
+    """Train, convert and measure both students of one seed; JSON values."""
     rows, right, answers = [], {}, None
     for name, its_teacher in (("alone", None), ("distilled", teacher)):
         where = folder / name
@@ -322,19 +255,15 @@ def run_seed(
         if its_teacher is not None:
             package.write_c_array(artifact, where)
     better = right["distilled"] - right["alone"]
-    result = {
+    logs = {name: experiment.read_log(folder / name / "log.csv") for name in right}
+    return {
         "seed": seed,
         "rows": rows,
         "difference": float(better.mean()),
         "difference_standard_error": float(better.std() / np.sqrt(better.size)),
-        "validation": {
-            name: [log["val_accuracy"] for log in read_log(folder / name)]
-            for name in ("alone", "distilled")
-        },
+        "validation": {name: [log["val_accuracy"] for log in logs[name]] for name in logs},
         "confusion": confusion(data.test.y, answers, len(data.class_names)),
     }
-    write(path, json.dumps(result))
-    return result
 
 
 def confusion(truth: np.ndarray, answers: np.ndarray, classes: int) -> list[list[int]]:
@@ -343,19 +272,7 @@ def confusion(truth: np.ndarray, answers: np.ndarray, classes: int) -> list[list
     return counts.reshape(classes, classes).tolist()
 
 
-def write(path: Path, content: str) -> None:
-    """Write beside and rename, so that a file that is there is whole."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(content)
-    beside.replace(path)
-
-
 # The report
-
-
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and standard deviation over the seeds; one seed has no deviation."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def result_table(teacher_row: dict[str, Any], results: Sequence[dict[str, Any]]) -> report.Table:
@@ -363,15 +280,15 @@ def result_table(teacher_row: dict[str, Any], results: Sequence[dict[str, Any]])
     count = teacher_row["examples"]
     rows = []
     for same in [[teacher_row], *zip(*(result["rows"] for result in results), strict=True)]:
-        accuracy, deviation = mean_and_deviation([row["value"] for row in same])
-        first = same[0]
+        values = [row["value"] for row in same]
+        accuracy, first = float(np.mean(values)), same[0]
         of_flatbuffer = first["runtime"] != "keras"
         rows.append(
             (
                 first["model"],
                 f"{first['quantization']} on {first['runtime']}",
                 report.Uncertain(accuracy, float(np.sqrt(accuracy * (1 - accuracy) / count))),
-                deviation if len(same) > 1 else None,
+                presentation.deviation(values),
                 max(row["size_bytes"] for row in same) if of_flatbuffer else None,
                 first["arena_bytes"],
                 float(np.median([row["latency_ms_median"] for row in same])),
@@ -380,8 +297,8 @@ def result_table(teacher_row: dict[str, Any], results: Sequence[dict[str, Any]])
     columns = (
         report.Column("Model"),
         report.Column("Runs as"),
-        report.Column("Accuracy", "%", digits=2, scale=100),
-        report.Column("Deviation over seeds", "%", digits=2, scale=100),
+        presentation.ACCURACY,
+        presentation.DEVIATION,
         report.Column("File", "bytes"),
         report.Column("Arena", "bytes"),
         report.Column("Latency on this host", "ms", digits=3),
@@ -396,15 +313,15 @@ def result_table(teacher_row: dict[str, Any], results: Sequence[dict[str, Any]])
 def what_it_gained(results: Sequence[dict[str, Any]]) -> str:
     """Distilled against alone on the last runtime, with the standard error of the difference."""
     differences = [result["difference"] for result in results]
-    error = results[0]["difference_standard_error"]
-    how = "paired over the test pictures"
     if len(results) > 1:
-        error = float(np.std(differences, ddof=1) / np.sqrt(len(differences)))
-        how = f"over {len(differences)} seeds"
-    runs_as = results[0]["rows"][-1]["runtime"]
+        gain = presentation.mean_difference(differences)
+        over = f"{len(results)} seeds"
+    else:
+        gain = report.Uncertain(differences[0], results[0]["difference_standard_error"])
+        over = "the test pictures"
     return (
-        f"Distillation changed the accuracy of the int8 student on {runs_as} by "
-        f"{100 * np.mean(differences):+.2f} ± {100 * error:.2f} points (standard error, {how})."
+        "Distillation changed the accuracy of the int8 student on "
+        f"{results[0]['rows'][-1]['runtime']} by {presentation.in_words(gain, over)}."
     )
 
 
@@ -438,22 +355,20 @@ def full_report(
         tuple(class_names),
         tuple(map(tuple, first["confusion"])),
     )
-    facts = {"Seeds": ", ".join(str(r["seed"]) for r in results)}
-    facts |= {k.replace("_", " "): str(v) for k, v in dataclasses.asdict(settings).items()}
     return report.Report(
         "Fashion-MNIST in 16 kB",
         what_it_gained(results),
         (
             report.Section("Result", (result_table(teacher_row, results),)),
-            report.Section("How", (curves, matrix), columns=2),
-            report.Section("Settings", (report.Facts(tuple(facts.items())),)),
+            report.Section("Pictures", (curves, matrix), columns=2),
+            presentation.settings_section(settings, [result["seed"] for result in results]),
         ),
         data={"teacher": teacher_row, "seeds": list(results)},
     )
 
 
 def run(
-    data: Data,
+    data: experiment.Data,
     output: Path,
     settings: Settings,
     *,
@@ -461,8 +376,7 @@ def run(
     runtimes: Sequence[str] = ("litert", "tflm"),
 ) -> report.Report:
     """All of it, on arrays; what is finished in `output` is not done again."""
-    output.mkdir(parents=True, exist_ok=True)
-    same_settings_as_before(output / "settings.json", settings)
+    experiment.same_settings_as_before(output / "settings.json", dataclasses.asdict(settings))
     teacher = trained_teacher(data, output / "teacher", settings)
     (measured,) = keras_kd.deploy.measure(teacher, data.test.scaled(), data.test.y)
     teacher_row = {"model": "teacher", **dataclasses.asdict(measured)}
@@ -470,50 +384,20 @@ def run(
     for seed in range(seeds):
         print(f"seed {seed}", flush=True)
         folder = output / f"seed-{seed}"
-        results.append(run_seed(data, teacher, folder, settings, seed, runtimes))
-    validation = [log["val_accuracy"] for log in read_log(output / "teacher")]
-    found = full_report(teacher_row, validation, results, settings, data.class_names)
-    found.write_json(output / "report.json")
-    found.write_html(output / "report.html")
-    return found
+        arguments = (data, teacher, folder, settings, seed, runtimes)
+        results.append(experiment.once(folder / "result.json", measured_seed, *arguments))
+    validation = [log["val_accuracy"] for log in experiment.read_log(output / "teacher/log.csv")]
+    return full_report(teacher_row, validation, results, settings, data.class_names)
 
 
-def same_settings_as_before(path: Path, settings: Settings) -> None:
-    """Refuse to go on in a folder that was begun with other settings.
-
-    Raises:
-        ValueError: If `path` holds others.
-    """
-    wanted = dataclasses.asdict(settings)
-    if not path.exists():
-        write(path, json.dumps(wanted))
-    before = json.loads(path.read_text())
-    if before != wanted:
-        raise ValueError(
-            f"Expected a folder begun with these settings, {wanted}. Received: {path.parent}, "
-            f"begun with {before}. Hint: another --output."
-        )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", help="of tensorflow-datasets; downloads what is not there")
-    parser.add_argument("--output", type=Path, default=Path("fashion_mnist_output"))
-    parser.add_argument("--seeds", type=int, default=1, help="students of each kind")
-    parser.add_argument("--fast", action="store_true", help="one epoch each: only to see it run")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = presentation.command_line(__file__, __doc__, output="fashion_mnist_output")
     args = parser.parse_args(arguments)
-    if args.seeds < 1:
-        parser.error(f"argument --seeds: expected at least 1, received {args.seeds}")
-    try:
-        data = load(args.data_dir)
-    except ImportError as err:
-        print(f'{err}. Hint: pip install "keras-kd[data,demo]"', file=sys.stderr)
-        return 1
+    data = experiment.load("fashion_mnist", args.data_dir)
     found = run(data, args.output, FAST if args.fast else Settings(), seeds=args.seeds)
-    print(f"\n{found.text()}\n{args.output / 'report.html'}")
-    return 0
+    presentation.publish(found, args.output, parser, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

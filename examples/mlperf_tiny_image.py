@@ -26,38 +26,26 @@ Cost: on two cores that do nothing else 41 s for an epoch and 40 s for the teach
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import hashlib
-import json
+import io
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+import experiment
 import keras
 import numpy as np
-import tensorflow as tf
-from fashion_mnist import Split, finished, same_settings_as_before, write
+import presentation
 
 import keras_kd
 from keras_kd import quantization, report
 
 CLASSES = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """The two splits of CIFAR-10."""
-
-    train: Split
-    test: Split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,20 +69,6 @@ class Settings:
 
 
 FAST = Settings(epochs=1, warmup_epochs=0, quantized_epochs=1, frozen_epochs=0, views=1)
-
-
-def load(data_dir: str | None) -> Data:
-    """CIFAR-10 from tensorflow-datasets, which downloads it where `data_dir` has none."""
-    import tensorflow_datasets as tfds
-
-    splits = tfds.load(
-        "cifar10",
-        split=["train", "test"],
-        data_dir=data_dir,
-        batch_size=-1,
-        as_supervised=True,
-    )
-    return Data(*(Split(*pair) for pair in tfds.as_numpy(splits)))
 
 
 def view_of(pictures: np.ndarray, view: int, *, seed: int, largest_shift: int) -> np.ndarray:
@@ -247,7 +221,7 @@ def train(
 ) -> None:
     """Distil into `model`, going on after the last epoch that `folder` has whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    steps = -(-len(labels) // settings.batch_size)
+    steps = experiment.steps_of(len(labels), settings.batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0 if warmup_epochs else learning_rate,
         decay_steps=steps * max(epochs - warmup_epochs, 1),
@@ -270,7 +244,7 @@ def train(
         taught.load_weights(state)
     # The optimizer's own count: weights, momentum and epoch are of one moment by being one file.
     done = int(taught.optimizer.iterations) // steps
-    rows = read_history(history)[:done]
+    rows = experiment.read_log(history)[:done]
     for epoch in range(done, epochs):
         begun = time.monotonic()
         seen, logits = pictures.view(epoch)
@@ -294,22 +268,13 @@ def train(
         beside.replace(state)
 
 
-def read_history(path: Path) -> list[dict[str, float]]:
-    """The logs of a training, one dictionary an epoch; none where there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
 def write_history(path: Path, rows: Sequence[dict[str, float]]) -> None:
-    """Write what `read_history` reads."""
-    beside = path.with_name(f".{path.name}.part")
-    with beside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    beside.replace(path)
+    """Write what `experiment.read_log` reads."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    experiment.write(path, text.getvalue())
 
 
 def distilled(
@@ -336,11 +301,11 @@ def distilled(
         train(model, pictures, labels, folder, settings, **plan)
         return model
 
-    return finished(folder, "student", make)
+    return experiment.finished(folder, "student", make)
 
 
 def both_stages(
-    data: Data, teacher: Path, folder: Path, settings: Settings
+    data: experiment.Data, teacher: Path, folder: Path, settings: Settings
 ) -> tuple[keras.Model, keras.Model]:
     """The distilled float student; and, from there on, the one with fake quantization."""
     pictures = TaughtPictures(data.train.x, teacher, folder / "answers", settings)
@@ -373,7 +338,7 @@ def both_stages(
     return trained, quantized
 
 
-def calibration(data: Data) -> np.ndarray:
+def calibration(data: experiment.Data) -> np.ndarray:
     """The pictures that ranges are found on, float32."""
     return data.train.x[:500].astype(np.float32)
 
@@ -387,23 +352,19 @@ def with_softmax(model: keras.Model) -> keras.Model:
 
 
 def measured(
-    name: str, model: Any, test: Split, folder: Path, runtimes: Sequence[str]
+    name: str, model: Any, test: experiment.Split, runtimes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """A model's rows of the table, JSON values; what `folder` has is not measured again."""
-    path = folder / f"{name.replace(', ', '-').replace(' ', '_')}.json"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        print(name, flush=True)
-        rows = keras_kd.deploy.measure(
-            model,
-            test.x.astype(np.float32),
-            test.y,
-            runtimes=runtimes,
-            latency_runs=0,
-            progress=sys.stdout.isatty(),
-        )
-        write(path, json.dumps([{"model": name, **dataclasses.asdict(row)} for row in rows]))
-    return json.loads(path.read_text())
+    """A model's rows of the table, JSON values."""
+    print(name, flush=True)
+    rows = keras_kd.deploy.measure(
+        model,
+        test.x.astype(np.float32),
+        test.y,
+        runtimes=runtimes,
+        latency_runs=0,
+        progress=sys.stdout.isatty(),
+    )
+    return [{"model": name, **dataclasses.asdict(row)} for row in rows]
 
 
 # The result
@@ -424,7 +385,7 @@ def result_table(rows: Sequence[dict[str, Any]]) -> report.Table:
     columns = (
         report.Column("Model"),
         report.Column("Runs as"),
-        report.Column("Accuracy", "%", digits=2, scale=100),
+        presentation.ACCURACY,
         report.Column("File", "bytes"),
         report.Column("Arena", "bytes"),
     )
@@ -447,7 +408,7 @@ def curve_table(histories: dict[str, list[dict[str, float]]]) -> report.Table:
     columns = (
         report.Column("Stage"),
         report.Column("Epoch"),
-        report.Column("Accuracy", "%", digits=2, scale=100),
+        presentation.ACCURACY,
         report.Column("Agreement with the teacher", "%", digits=2, scale=100),
         report.Column("Distillation loss", digits=3),
     )
@@ -468,13 +429,7 @@ def full_report(
         before += len(logs)
     curve = report.LinePlot("Accuracy in training", "epoch", "accuracy (%)", tuple(series))
     hours = {stage: sum(log["seconds"] for log in logs) / 3600 for stage, logs in histories.items()}
-    facts = {f"Hours, {stage}": f"{taken:.1f}" for stage, taken in hours.items()}
-    facts |= {
-        "Machine": f"{os.cpu_count()} {platform.machine()} cores",
-        "Versions": f"Python {platform.python_version()}, TensorFlow {tf.__version__}, "
-        f"Keras {keras.__version__}",
-    }
-    facts |= {k.replace("_", " "): str(v) for k, v in dataclasses.asdict(settings).items()}
+    facts = {f"hours, {stage}": f"{taken:.1f}" for stage, taken in hours.items()}
     last = rows[-1]
     return report.Report(
         "MLPerf Tiny's image task: ResNet-8 as int8",
@@ -483,31 +438,14 @@ def full_report(
         (
             report.Section("Result", (result_table(rows),)),
             report.Section("Curve", (curve, curve_table(histories)), columns=2),
-            report.Section("How", (report.Facts(tuple(facts.items())),)),
+            presentation.settings_section(settings, facts=facts),
         ),
         data={"rows": list(rows), "histories": histories},
     )
 
 
-def markdown(found: report.Report, command: str) -> str:
-    """The report's words and tables, with the command that made it."""
-    parts = [f"# {found.title}", f"    {command}", found.summary]
-    for section in found.sections:
-        parts.append(f"## {section.title}")
-        for block in section.blocks:
-            if isinstance(block, report.Facts):
-                parts.append("\n".join(f"- {name}: {value}" for name, value in block.items))
-            elif isinstance(block, report.Table):
-                lines = [[column.heading for column in block.columns]]
-                lines.append(["---"] * len(block.columns))
-                lines += [list(map(report.shown, row, block.columns)) for row in block.rows]
-                parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-                parts.append(block.note)
-    return "\n\n".join(parts) + "\n"
-
-
 def run(
-    data: Data,
+    data: experiment.Data,
     teacher: Path,
     folder: Path,
     settings: Settings,
@@ -516,10 +454,9 @@ def run(
     runtimes: Sequence[str] = ("litert_reference", "tflm"),
 ) -> report.Report:
     """All of it, on arrays; what is finished in `folder` is not done again."""
-    folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(teacher.read_bytes()).hexdigest()
     settings = dataclasses.replace(settings, teacher_sha256=digest)
-    same_settings_as_before(folder / "settings.json", settings)
+    experiment.same_settings_as_before(folder / "settings.json", dataclasses.asdict(settings))
     trained, quantized = both_stages(data, teacher, folder, settings)
     whole = with_softmax(trained)
     after_training = keras_kd.deploy.convert(
@@ -536,58 +473,35 @@ def run(
         ("student, int8 after training", after_training, runtimes),
         ("student, int8 in training", in_training, runtimes),
     ]
-    rows = [
-        row
-        for name, model, where in jobs
-        for row in measured(name, model, data.test, folder / "rows", where)
-    ]
+    rows = []
+    for name, model, where in jobs:
+        path = folder / "rows" / f"{name.replace(', ', '-').replace(' ', '_')}.json"
+        rows += experiment.once(path, measured, name, model, data.test, where)
     histories = {
-        "float": read_history(folder / "float" / "history.csv"),
-        "quantization-aware": read_history(folder / "quantized" / "history.csv"),
+        "float": experiment.read_log(folder / "float" / "history.csv"),
+        "quantization-aware": experiment.read_log(folder / "quantized" / "history.csv"),
     }
-    found = full_report(rows, histories, settings)
-    found.write_json(folder / "report.json")
-    found.write_html(folder / "report.html")
-    return found
+    return full_report(rows, histories, settings)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = presentation.command_line(
+        __file__, __doc__, output="mlperf_tiny_image_output", seeds=False
+    )
+    a_file = presentation.file_that_is_there
     parser.add_argument(
-        "--teacher", type=Path, required=True, help="pretrainedResnet_large_float.tflite"
+        "--teacher", type=a_file, required=True, help="pretrainedResnet_large_float.tflite"
     )
     parser.add_argument(
-        "--reference", type=Path, help="pretrainedResnet_quant.tflite, to be measured too"
+        "--reference", type=a_file, help="pretrainedResnet_quant.tflite, to be measured too"
     )
-    parser.add_argument("--data-dir", help="of tensorflow-datasets; downloads what is not there")
-    parser.add_argument("--work-dir", type=Path, default=Path("mlperf_tiny_image_output"))
-    parser.add_argument("--result", type=Path, help="where to write the tables as Markdown")
-    parser.add_argument("--fast", action="store_true", help="one epoch each: only to see it run")
     args = parser.parse_args(arguments)
-    for path in filter(None, (args.teacher, args.reference)):
-        if not path.is_file():
-            parser.error(f"expected a file of mlcommons/tiny, received {path}, which is not there")
-    try:
-        data = load(args.data_dir)
-    except ImportError as err:
-        print(f'{err}. Hint: pip install "keras-kd[data,demo]"', file=sys.stderr)
-        return 1
-    found = run(
-        data,
-        args.teacher,
-        args.work_dir,
-        FAST if args.fast else Settings(),
-        reference=args.reference,
-    )
-    if args.result is not None:
-        command = f"python examples/mlperf_tiny_image.py --teacher {args.teacher.name}"
-        if args.reference is not None:
-            command += f" --reference {args.reference.name}"
-        write(args.result, markdown(found, command))
-    print(f"\n{found.text()}\n{args.work_dir / 'report.html'}")
-    return 0
+    data = experiment.load("cifar10", args.data_dir, hold_out=False)
+    settings = FAST if args.fast else Settings()
+    found = run(data, args.teacher, args.output, settings, reference=args.reference)
+    presentation.publish(found, args.output, parser, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -22,21 +22,21 @@ Dataset: `fashion_mnist` and `cifar10` of tensorflow-datasets; the last tenth of
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import experiment
 import keras
 import numpy as np
-from fashion_mnist import Data, Split, finished, same_settings_as_before, train, write
+import presentation
+from fashion_mnist import distiller, train
 
 import keras_kd
 from keras_kd import quantization, report, students
 
+RUNTIME = "litert_reference"
 AFTER, ALONE, DISTILLED = "after training", "in training, alone", "in training, distilled"
 
 
@@ -53,6 +53,9 @@ class Settings:
     temperature: float = 2.0
     student_loss_weight: float = 0.1
     calibration_examples: int = 500
+
+
+FAST = Settings(epochs=1, quantized_epochs=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,25 +103,12 @@ CANDIDATES = {
 }
 
 
-def load(name: str, data_dir: str | None) -> Data:
-    """One of the two datasets from tensorflow-datasets, downloaded where `data_dir` has none."""
-    import tensorflow_datasets as tfds
-
-    splits, info = tfds.load(
-        name,
-        split=["train[:90%]", "train[90%:]", "test"],
-        data_dir=data_dir,
-        batch_size=-1,
-        as_supervised=True,
-        with_info=True,
-    )
-    return Data(*(Split(*pair) for pair in tfds.as_numpy(splits)), info.features["label"].names)
-
-
 # Training
 
 
-def float_student(data: Data, folder: Path, settings: Settings, seed: int) -> keras.Model:
+def float_student(
+    data: experiment.Data, folder: Path, settings: Settings, seed: int
+) -> keras.Model:
     """The student of one seed, trained by the labels to its end."""
 
     def make() -> keras.Model:
@@ -128,32 +118,31 @@ def float_student(data: Data, folder: Path, settings: Settings, seed: int) -> ke
         train(student, data, folder, settings, epochs=epochs, learning_rate=rate, seed=seed)
         return student
 
-    return finished(folder, "student", make)
+    return experiment.finished(folder, "student", make)
 
 
 def quantized_student(
-    trained: keras.Model, data: Data, folder: Path, settings: Settings, seed: int, *, taught: bool
+    trained: keras.Model,
+    data: experiment.Data,
+    folder: Path,
+    settings: Settings,
+    seed: int,
+    *,
+    taught: bool,
 ) -> keras.Model:
     """The float student trained on with fake quantization, taught by its float self or not."""
 
     def make() -> keras.Model:
-        model = student = ready(trained, data, settings)
-        if taught:
-            model = keras_kd.Distiller(
-                trained,
-                student,
-                keras_kd.LogitsDistillation(temperature=settings.temperature),
-                student_loss_weight=settings.student_loss_weight,
-                evaluate_distillation=False,
-            )
+        student = ready(trained, data, settings)
+        model = distiller(trained, student, settings) if taught else student
         epochs, rate = settings.quantized_epochs, settings.quantized_learning_rate
         train(model, data, folder, settings, epochs=epochs, learning_rate=rate, seed=seed)
         return student
 
-    return finished(folder, "student", make)
+    return experiment.finished(folder, "student", make)
 
 
-def ready(trained: keras.Model, data: Data, settings: Settings) -> keras.Model:
+def ready(trained: keras.Model, data: experiment.Data, settings: Settings) -> keras.Model:
     """The float student with fake quantization, its ranges found and nothing trained yet."""
     return quantization.quantize_aware(
         trained,
@@ -162,7 +151,7 @@ def ready(trained: keras.Model, data: Data, settings: Settings) -> keras.Model:
     )
 
 
-def calibration(data: Data, settings: Settings) -> np.ndarray:
+def calibration(data: experiment.Data, settings: Settings) -> np.ndarray:
     """The pictures that ranges are found on."""
     return data.train.scaled()[: settings.calibration_examples]
 
@@ -171,7 +160,7 @@ def calibration(data: Data, settings: Settings) -> np.ndarray:
 
 
 def after_training(
-    trained: keras.Model, data: Data, path: Path, settings: Settings
+    trained: keras.Model, data: experiment.Data, path: Path, settings: Settings
 ) -> keras_kd.deploy.Artifact:
     """The float student quantized as it is.
 
@@ -184,23 +173,20 @@ def after_training(
     return keras_kd.deploy.convert(ready(trained, data, settings), path)
 
 
-def right_answers(model: Any, split: Split, runtime: str) -> np.ndarray:
-    """1 for each picture that is classified rightly, else 0; shape [count]."""
+def accuracy(model: Any, split: experiment.Split) -> float:
+    """Share of the pictures that are classified rightly, by a Keras model or an artifact."""
     pictures = split.scaled()
     if isinstance(model, keras.Model):
         outputs = model.predict(pictures, batch_size=500, verbose=0)
     else:
-        outputs = keras_kd.deploy.predict(model, pictures, runtime)
-    return (outputs.argmax(-1) == split.y).astype(np.float64)
+        outputs = keras_kd.deploy.predict(model, pictures, RUNTIME)
+    return float((outputs.argmax(-1) == split.y).mean())
 
 
-def run_seed(
-    data: Data, folder: Path, settings: Settings, seed: int, runtime: str
+def measured_seed(
+    data: experiment.Data, folder: Path, settings: Settings, seed: int
 ) -> dict[str, float]:
-    """The four accuracies of one seed, by row; kept in `folder`."""
-    path = folder / "result.json"
-    if path.exists():
-        return json.loads(path.read_text())
+    """The four accuracies of one seed, by row."""
     trained = float_student(data, folder / "float", settings, seed)
     models: dict[str, Any] = {"float": trained}
     models[AFTER] = after_training(trained, data, folder / "after_training.tflite", settings)
@@ -208,28 +194,20 @@ def run_seed(
         where = folder / ("distilled" if taught else "alone")
         student = quantized_student(trained, data, where, settings, seed, taught=taught)
         models[name] = keras_kd.deploy.convert(student, where / "student.tflite")
-    found = {
-        name: float(right_answers(model, data.test, runtime).mean())
-        for name, model in models.items()
-    }
-    write(path, json.dumps(found))
-    return found
+    return {name: accuracy(model, data.test) for name, model in models.items()}
 
 
-def search(data: Data, folder: Path, settings: Settings, runtime: str) -> dict[str, float]:
+def search(data: experiment.Data, folder: Path, settings: Settings) -> dict[str, float]:
     """What quantization after training costs each candidate on the validation split."""
     lost = {}
     for name in CANDIDATES:
         its = dataclasses.replace(settings, candidate=name)
         where = folder / name.replace(", ", "-").replace(" ", "_")
-        where.mkdir(parents=True, exist_ok=True)
-        same_settings_as_before(where / "settings.json", its)
+        experiment.same_settings_as_before(where / "settings.json", dataclasses.asdict(its))
         trained = float_student(data, where / "float", its, seed=0)
         artifact = after_training(trained, data, where / "after_training.tflite", its)
-        before, after = (
-            right_answers(model, data.validation, runtime).mean() for model in (trained, artifact)
-        )
-        lost[name] = float(before - after)
+        before, after = (accuracy(model, data.validation) for model in (trained, artifact))
+        lost[name] = before - after
         print(f"{name}: {100 * before:.2f} % - {100 * lost[name]:.2f} points", flush=True)
     return lost
 
@@ -243,21 +221,19 @@ def result_table(results: Sequence[dict[str, float]]) -> report.Table:
     for name in results[0]:
         values = np.array([result[name] for result in results])
         lost = np.array([result["float"] for result in results]) - values
-        deviation = float(values.std(ddof=1)) if len(values) > 1 else None
-        error = float(lost.std(ddof=1) / np.sqrt(len(lost))) if len(lost) > 1 else None
         rows.append(
             (
                 name,
                 float(values.mean()),
-                deviation,
-                None if name == "float" else report.Uncertain(float(lost.mean()), error),
+                presentation.deviation(values),
+                None if name == "float" else presentation.mean_difference(lost),
                 None if name in ("float", AFTER) else recovered(results, name),
             )
         )
     columns = (
         report.Column("Student"),
-        report.Column("Accuracy", "%", digits=2, scale=100),
-        report.Column("Deviation over seeds", "%", digits=2, scale=100),
+        presentation.ACCURACY,
+        presentation.DEVIATION,
         report.Column("Lost", "points", digits=2, scale=100),
         report.Column("Recovered", "%", digits=0, scale=100),
     )
@@ -275,59 +251,50 @@ def recovered(results: Sequence[dict[str, float]], name: str) -> float | None:
     return sum(result[name] - result[AFTER] for result in results) / lost if lost > 0 else None
 
 
-def run(
-    data: Data, folder: Path, settings: Settings, *, seeds: int, runtime: str = "litert_reference"
-) -> report.Report:
+def run(data: experiment.Data, folder: Path, settings: Settings, *, seeds: int) -> report.Report:
     """All of it, on arrays; what is finished in `folder` is not done again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    same_settings_as_before(folder / "settings.json", settings)
+    experiment.same_settings_as_before(folder / "settings.json", dataclasses.asdict(settings))
     results = []
     for seed in range(seeds):
         print(f"seed {seed}", flush=True)
-        results.append(run_seed(data, folder / f"seed-{seed}", settings, seed, runtime))
+        where = folder / f"seed-{seed}"
+        arguments = (data, where, settings, seed)
+        results.append(experiment.once(where / "result.json", measured_seed, *arguments))
     share = recovered(results, DISTILLED)
     summary = "Quantization after training lost nothing."
     if share is not None:
         summary = f"The distilled student has {100 * share:.0f} % of what was lost back."
-    facts = {k.replace("_", " "): str(v) for k, v in dataclasses.asdict(settings).items()}
-    found = report.Report(
+    return report.Report(
         f"What quantization costs: {settings.candidate}",
         summary,
         (
             report.Section("Result", (result_table(results),)),
-            report.Section("Settings", (report.Facts(tuple(facts.items())),)),
+            presentation.settings_section(settings, range(seeds)),
         ),
         data={"seeds": results},
     )
-    found.write_json(folder / "report.json")
-    return found
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = presentation.command_line(__file__, __doc__, output="quantization_loss_output")
     parser.add_argument("--data", choices=["fashion_mnist", "cifar10"], default="fashion_mnist")
-    parser.add_argument("--data-dir", help="of tensorflow-datasets; downloads what is not there")
-    parser.add_argument("--output", type=Path, default=Path("quantization_loss_output"))
     parser.add_argument("--candidate", choices=list(CANDIDATES), default=Settings().candidate)
-    parser.add_argument("--epochs", type=int, default=Settings().epochs)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--epochs", type=presentation.at_least(1), help="of the float student")
     parser.add_argument("--search", action="store_true", help="compare the candidates instead")
     args = parser.parse_args(arguments)
-    if args.seeds < 1:
-        parser.error(f"argument --seeds: expected at least 1, received {args.seeds}")
-    settings = dataclasses.replace(Settings(), candidate=args.candidate, epochs=args.epochs)
-    try:
-        data = load(args.data, args.data_dir)
-    except ImportError as err:
-        print(f'{err}. Hint: pip install "keras-kd[data,demo]"', file=sys.stderr)
-        return 1
+    if args.search and args.result:
+        parser.error("argument --result: not with --search, which prints and writes no report")
+    settings = dataclasses.replace(FAST if args.fast else Settings(), candidate=args.candidate)
+    if args.epochs is not None:
+        settings = dataclasses.replace(settings, epochs=args.epochs)
+    data = experiment.load(args.data, args.data_dir)
     if args.search:
-        search(data, args.output / "search", settings, "litert_reference")
-        return 0
-    print(f"\n{run(data, args.output / args.data, settings, seeds=args.seeds).text()}")
-    return 0
+        search(data, args.output / "search", settings)
+        return
+    folder = args.output / args.data
+    presentation.publish(run(data, folder, settings, seeds=args.seeds), folder, parser, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -20,42 +20,22 @@ Cost: on one core about two minutes for five seeds.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+import experiment
 import keras
 import numpy as np
+import presentation
+from fashion_mnist import distiller
 
 import keras_kd
 from keras_kd import report
 
 CLASSES = 10
 STUDENTS = ("alone", "of the forest", "of three teachers")
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Pictures, float32 in 0..1 of shape [count, 8, 8, 1], and labels, shape [count]."""
-
-    x: np.ndarray
-    y: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """The three splits."""
-
-    train: Split
-    validation: Split
-    test: Split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,15 +55,17 @@ class Settings:
 FAST = Settings(trees=10, teacher_epochs=1, student_epochs=1)
 
 
-def load() -> Data:
-    """The digits, in an order that is always the same."""
-    from sklearn.datasets import load_digits
+def load() -> experiment.Data:
+    """The digits, float32 in 0..1 of shape [count, 8, 8, 1]; always in the same order."""
+    with experiment.installed_with("demo"):
+        from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(x))
     x, y = x[order].reshape(-1, 8, 8, 1).astype("float32") / 16.0, y[order].astype("int64")
     ends = (len(x) - 800, len(x) - 500)
-    return Data(*(Split(*pair) for pair in zip(np.split(x, ends), np.split(y, ends), strict=True)))
+    parts = zip(np.split(x, ends), np.split(y, ends), strict=True)
+    return experiment.Data(*(experiment.Split(*pair) for pair in parts))
 
 
 def network(channels: Sequence[int], name: str) -> keras.Model:
@@ -98,20 +80,14 @@ def network(channels: Sequence[int], name: str) -> keras.Model:
 
 def fit(model: keras.Model, x: Any, y: np.ndarray, settings: Settings, epochs: int, seed: int):
     """Train a plain model or a distiller."""
-    steps = epochs * -(-len(y) // settings.batch_size)
+    steps = epochs * experiment.steps_of(len(y), settings.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
-    model.compile(
-        keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    )
-    batches = keras_kd.data.replayable(x, y, batch_size=settings.batch_size, seed=seed)
-    # A Distiller tells the data the epoch by itself; a plain model has to.
-    tell = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: batches.epoch.assign(epoch)
-    )
-    model.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[tell])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(rate), loss)
+    experiment.fit(model, x, y, epochs=epochs, batch_size=settings.batch_size, seed=seed, verbose=0)
 
 
-def make_teachers(data: Data, settings: Settings) -> dict[str, Any]:
+def make_teachers(data: experiment.Data, settings: Settings) -> dict[str, Any]:
     """The three teachers by name, trained: two estimators and a Keras model."""
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.ensemble import RandomForestClassifier
@@ -132,44 +108,36 @@ def make_teachers(data: Data, settings: Settings) -> dict[str, Any]:
     }
 
 
-def accuracy_of(teacher: Any, split: Split) -> float:
+def accuracy_of(teacher: Any, split: experiment.Split) -> float:
     """How often a teacher names the label."""
     x = keras_kd.teachers.attach(split.x, teacher)
     answers = x[keras_kd.data.STORED][teacher.key]["outputs"]
     return float((answers.argmax(-1) == split.y).mean())
 
 
-def train_student(data: Data, teacher: Any, settings: Settings, seed: int) -> keras.Model:
+def train_student(
+    data: experiment.Data, teacher: Any, settings: Settings, seed: int
+) -> keras.Model:
     """The student of one seed, distilled, or alone without a teacher; all else is the same."""
     keras.utils.set_random_seed(seed)
     model = student = network((8, 12), "student")
     x = data.train.x
     if teacher is not None:
-        model = keras_kd.Distiller(
-            teacher,
-            student,
-            keras_kd.LogitsDistillation(temperature=settings.temperature),
-            student_loss_weight=settings.student_loss_weight,
-        )
+        model = distiller(teacher, student, settings)
         # Each picture is the same in every epoch: the teacher is asked once.
         x = keras_kd.teachers.attach(x, teacher)
     fit(model, x, data.train.y, settings, settings.student_epochs, seed)
     return student
 
 
-def run_student(
-    data: Data, teacher: Any, folder: Path, settings: Settings, seed: int, split: str
+def measured_student(
+    data: experiment.Data, teacher: Any, folder: Path, settings: Settings, seed: int, split: str
 ) -> dict[str, Any]:
-    """Train, convert and measure one student; JSON values, kept in `folder`."""
-    path = folder / f"{split}.json"
-    if path.exists():
-        return json.loads(path.read_text())
-    folder.mkdir(parents=True, exist_ok=True)
+    """Train, convert and measure one student; JSON values."""
     student = train_student(data, teacher, settings, seed)
     artifact = keras_kd.deploy.convert(
         student,
         folder / "student.tflite",
-        quantization="int8",
         calibration=data.train.x[:200],
         input_range=(0.0, 1.0),
     )
@@ -178,11 +146,7 @@ def run_student(
         artifact, examples.x, examples.y, reference=student, runtimes=("litert",)
     )
     result = {row.runtime: row.value for row in rows}
-    result |= {"size_bytes": artifact.size_bytes, "parameters": student.count_params()}
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(result))
-    beside.replace(path)
-    return result
+    return result | {"size_bytes": artifact.size_bytes, "parameters": student.count_params()}
 
 
 def result_table(
@@ -202,16 +166,16 @@ def result_table(
                     f"student, {name}",
                     "float32" if runtime == "keras" else "int8 on LiteRT",
                     float(np.mean(values)),
-                    deviation(values),
-                    None if name == "alone" else uncertain(better),
+                    presentation.deviation(values),
+                    None if name == "alone" else presentation.mean_difference(better),
                     seeds[0]["size_bytes"] if runtime == "litert" else None,
                 )
             )
     columns = (
         report.Column("Model"),
         report.Column("Runs as"),
-        report.Column("Accuracy", "%", digits=2, scale=100),
-        report.Column("Deviation over seeds", "%", digits=2, scale=100),
+        presentation.ACCURACY,
+        presentation.DEVIATION,
         report.Column("Against alone", "%", digits=2, scale=100),
         report.Column("File", "bytes"),
     )
@@ -223,24 +187,11 @@ def result_table(
     return report.Table(columns, tuple(rows), note=note)
 
 
-def deviation(values: Sequence[float]) -> float | None:
-    """Standard deviation over the seeds; one seed has none."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def uncertain(differences: Sequence[float]) -> Any:
-    """The mean difference with its standard error, which one seed does not tell."""
-    spread, difference = deviation(differences), float(np.mean(differences))
-    if spread is None:
-        return difference
-    return report.Uncertain(difference, spread / len(differences) ** 0.5)
-
-
 def run(
-    data: Data, output: Path, settings: Settings, *, seeds: int = 1, split: str = "test"
+    data: experiment.Data, output: Path, settings: Settings, *, seeds: int = 1, split: str = "test"
 ) -> report.Report:
     """All of it, on arrays; students that are finished in `output` are not trained again."""
-    same_settings_as_before(output, settings)
+    experiment.same_settings_as_before(output / "settings.json", dataclasses.asdict(settings))
     teachers = make_teachers(data, settings)
     examples = getattr(data, split)
     accuracies = {name: accuracy_of(teacher, examples) for name, teacher in teachers.items()}
@@ -252,61 +203,32 @@ def run(
         print(f"seed {seed}", flush=True)
         for name, teacher in of.items():
             folder = output / f"seed-{seed}" / name.replace(" ", "-")
-            results[name].append(run_student(data, teacher, folder, settings, seed, split))
+            arguments = (data, teacher, folder, settings, seed, split)
+            path = folder / f"{split}.json"
+            results[name].append(experiment.once(path, measured_student, *arguments))
     table = result_table(accuracies, results, len(examples.y), split)
-    facts = {k.replace("_", " "): str(v) for k, v in dataclasses.asdict(settings).items()}
-    found = report.Report(
+    return report.Report(
         "A random forest teaches a network",
         "Teachers that are no neural network, and three of three kinds at once.",
         (
             report.Section("Result", (table,)),
-            report.Section("Settings", (report.Facts(tuple(facts.items())),)),
+            presentation.settings_section(settings, range(seeds)),
         ),
         data={"teachers": accuracies, "students": results},
     )
-    found.write_json(output / "report.json")
-    found.write_html(output / "report.html")
-    return found
 
 
-def same_settings_as_before(output: Path, settings: Settings) -> None:
-    """Refuse to go on in a folder that was begun with other settings.
-
-    Raises:
-        ValueError: If `output` holds others.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    path, wanted = output / "settings.json", dataclasses.asdict(settings)
-    if not path.exists():
-        path.write_text(json.dumps(wanted))
-    before = json.loads(path.read_text())
-    if before != wanted:
-        raise ValueError(
-            f"Expected a folder begun with these settings, {wanted}. Received: {output}, begun "
-            f"with {before}. Hint: another --output."
-        )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("random_forest_output"))
-    parser.add_argument("--seeds", type=int, default=1, help="students of each kind")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = presentation.command_line(
+        __file__, __doc__, output="random_forest_output", data_dir=False
+    )
     parser.add_argument("--split", choices=("validation", "test"), default="test")
-    parser.add_argument("--fast", action="store_true", help="one epoch each: only to see it run")
     args = parser.parse_args(arguments)
-    if args.seeds < 1:
-        parser.error(f"argument --seeds: expected at least 1, received {args.seeds}")
-    try:
-        data = load()
-    except ImportError as err:
-        print(f'{err}. Hint: pip install "keras-kd[demo]"', file=sys.stderr)
-        return 1
     settings = FAST if args.fast else Settings()
-    found = run(data, args.output, settings, seeds=args.seeds, split=args.split)
-    print(f"\n{found.text()}\n{args.output / 'report.html'}")
-    return 0
+    found = run(load(), args.output, settings, seeds=args.seeds, split=args.split)
+    presentation.publish(found, args.output, parser, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -18,37 +18,27 @@ Cost: on two cores about a minute for the teacher and half a minute for each see
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import gzip
 import itertools
 import json
-import os
-import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+import experiment
 import keras
 import numpy as np
+import presentation
+from fashion_mnist import distiller
 
 import keras_kd
 from keras_kd import report
 
 ALONE, FULL, STORED = "student alone", "from all classes", "from the largest and the rest"
 OUT_OF_SCOPE = "oos"
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Hashed sentences, float32 of shape [sentences, dimensions], and their intents."""
-
-    x: np.ndarray
-    y: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +82,12 @@ def hashed(texts: Sequence[str], dimensions: int) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1.0)
 
 
-def load(path: Path, dimensions: int) -> tuple[Split, Split]:
-    """The training and the test split."""
+def load(path: Path, dimensions: int) -> tuple[experiment.Split, experiment.Split]:
+    """The training and the test split: hashed sentences, and the numbers of their intents."""
     found = {split: sentences(path, split) for split in ("train", "test")}
     numbers = {label: number for number, label in enumerate(sorted(set(found["train"][1])))}
     return tuple(
-        Split(hashed(texts, dimensions), np.array([numbers[label] for label in labels]))
+        experiment.Split(hashed(texts, dimensions), np.array([numbers[label] for label in labels]))
         for texts, labels in found.values()
     )
 
@@ -116,10 +106,12 @@ def compile_for(model: keras.Model, rate: float) -> None:
     model.compile(keras.optimizers.Adam(rate), loss)
 
 
-def trained_teacher(train: Split, classes: int, folder: Path, settings: Settings) -> keras.Model:
+def trained_teacher(
+    train: experiment.Split, classes: int, folder: Path, settings: Settings
+) -> keras.Model:
     """The teacher, from `folder` if an earlier run finished it."""
-    path = folder / "teacher.keras"
-    if not path.exists():
+
+    def make() -> keras.Model:
         keras.utils.set_random_seed(0)
         teacher = network("teacher", settings.dimensions, settings.teacher_units, classes)
         compile_for(teacher, settings.learning_rate)
@@ -130,14 +122,13 @@ def trained_teacher(train: Split, classes: int, folder: Path, settings: Settings
             batch_size=settings.batch_size,
             verbose=2,
         )
-        beside = folder / ".teacher.part.keras"
-        teacher.save(beside)
-        beside.replace(path)
-    return keras.models.load_model(path)
+        return teacher
+
+    return experiment.finished(folder, "teacher", make)
 
 
 def train_student(
-    train: Split, classes: int, answers: Path | None, settings: Settings, seed: int
+    train: experiment.Split, classes: int, answers: Path | None, settings: Settings, seed: int
 ) -> keras.Model:
     """The student of one seed: from stored answers, or alone; all else is the same."""
     keras.utils.set_random_seed(seed)
@@ -145,28 +136,21 @@ def train_student(
     x: Any = train.x
     if answers is not None:
         x = keras_kd.targets.attach(x, answers)
-        model = keras_kd.Distiller(
-            keras_kd.targets.StoredTeacher(answers),
-            student,
-            keras_kd.LogitsDistillation(temperature=settings.temperature),
-            student_loss_weight=settings.student_loss_weight,
-        )
+        model = distiller(keras_kd.targets.StoredTeacher(answers), student, settings)
     compile_for(model, settings.learning_rate)
-    batches = keras_kd.data.replayable(x, train.y, batch_size=settings.batch_size, seed=seed)
-    tell_epoch = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: batches.epoch.assign(epoch)
-    )
-    model.fit(
-        batches,
+    experiment.fit(
+        model,
+        x,
+        train.y,
         epochs=settings.student_epochs,
-        shuffle=False,
+        batch_size=settings.batch_size,
+        seed=seed,
         verbose=0,
-        callbacks=[tell_epoch],
     )
     return student
 
 
-def accuracy(model: keras.Model, split: Split) -> float:
+def accuracy(model: keras.Model, split: experiment.Split) -> float:
     """Share of the sentences whose intent is named."""
     return float(np.mean(model.predict(split.x, verbose=0).argmax(-1) == split.y))
 
@@ -180,12 +164,12 @@ def result_table(
         values = [result[name] for result in results]
         mean = float(np.mean(values))
         error = float(np.sqrt(mean * (1 - mean) / tests))
-        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        deviation = presentation.deviation(values)
         rows.append((name, report.Uncertain(mean, error), deviation, record_bytes.get(name)))
     columns = (
         report.Column("Model"),
-        report.Column("Accuracy", "%", digits=2, scale=100),
-        report.Column("Deviation over seeds", "%", digits=2, scale=100),
+        presentation.ACCURACY,
+        presentation.DEVIATION,
         report.Column("A stored answer", "bytes"),
     )
     note = (
@@ -208,12 +192,33 @@ def what_it_cost(results: Sequence[dict[str, float]], tests: int) -> str:
     )
 
 
+def measured_seed(
+    train: experiment.Split,
+    test: experiment.Split,
+    classes: int,
+    kinds: dict[str, Path | None],
+    settings: Settings,
+    seed: int,
+) -> dict[str, float]:
+    """Train the student of each kind of answers; their accuracies on the test split."""
+    print(f"seed {seed}", flush=True)
+    students = {
+        name: train_student(train, classes, answers, settings, seed)
+        for name, answers in kinds.items()
+    }
+    return {name: accuracy(model, test) for name, model in students.items()}
+
+
 def run(
-    train: Split, test: Split, output: Path, settings: Settings, *, seeds: int = 1
+    train: experiment.Split,
+    test: experiment.Split,
+    output: Path,
+    settings: Settings,
+    *,
+    seeds: int = 1,
 ) -> report.Report:
     """All of it, on arrays; what is finished in `output` is not done again."""
-    output.mkdir(parents=True, exist_ok=True)
-    same_settings_as_before(output / "settings.json", settings)
+    experiment.same_settings_as_before(output / "settings.json", dataclasses.asdict(settings))
     classes = int(train.y.max()) + 1
     teacher = trained_teacher(train, classes, output, settings)
     kinds: dict[str, Path | None] = {ALONE: None}
@@ -226,70 +231,36 @@ def run(
         record_bytes[name] = manifest.record().itemsize
     results = []
     for seed in range(seeds):
-        path = output / f"seed-{seed}.json"
-        if not path.exists():
-            print(f"seed {seed}", flush=True)
-            students = {
-                name: train_student(train, classes, answers, settings, seed)
-                for name, answers in kinds.items()
-            }
-            write(path, json.dumps({n: accuracy(model, test) for n, model in students.items()}))
-        results.append(json.loads(path.read_text()))
+        arguments = (train, test, classes, kinds, settings, seed)
+        results.append(experiment.once(output / f"seed-{seed}.json", measured_seed, *arguments))
     table = result_table(accuracy(teacher, test), results, record_bytes, len(test.y))
-    found = report.Report(
+    return report.Report(
         f"CLINC150: the {settings.top_k} largest of {classes} classes on disk",
         what_it_cost(results, len(test.y)),
-        (report.Section("Result", (table,)),),
+        (
+            report.Section("Result", (table,)),
+            presentation.settings_section(settings, range(seeds)),
+        ),
         data={"seeds": results, "settings": dataclasses.asdict(settings)},
     )
-    found.write_json(output / "report.json")
-    found.write_html(output / "report.html")
-    return found
 
 
-def write(path: Path, content: str) -> None:
-    """Write beside and rename, so that a file that is there is whole."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(content)
-    beside.replace(path)
-
-
-def same_settings_as_before(path: Path, settings: Settings) -> None:
-    """Refuse to go on in a folder that was begun with other settings.
-
-    Raises:
-        ValueError: If `path` holds others.
-    """
-    wanted = dataclasses.asdict(settings)
-    if not path.exists():
-        write(path, json.dumps(wanted))
-    before = json.loads(path.read_text())
-    if before != wanted:
-        raise ValueError(
-            f"Expected a folder begun with these settings, {wanted}. Received: {path.parent}, "
-            f"begun with {before}. Hint: another --output."
-        )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="data_full.json, or a .tsv.gz")
-    parser.add_argument("--output", type=Path, default=Path("stored_top_k_output"))
-    parser.add_argument("--seeds", type=int, default=1, help="students of each kind")
-    parser.add_argument("--fast", action="store_true", help="one epoch each: only to see it run")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = presentation.command_line(
+        __file__, __doc__, output="stored_top_k_output", data_dir=False
+    )
+    parser.add_argument(
+        "--data",
+        type=presentation.file_that_is_there,
+        required=True,
+        help="data_full.json, or a .tsv.gz: see the top of this file",
+    )
     args = parser.parse_args(arguments)
-    if args.seeds < 1:
-        parser.error(f"argument --seeds: expected at least 1, received {args.seeds}")
     settings = FAST if args.fast else Settings()
-    if not args.data.exists():
-        print(f"no file '{args.data}'. Hint: see the top of this file.", file=sys.stderr)
-        return 1
-    train, test = load(args.data, settings.dimensions)
-    found = run(train, test, args.output, settings, seeds=args.seeds)
-    print(f"\n{found.text()}\n{args.output / 'report.html'}")
-    return 0
+    found = run(*load(args.data, settings.dimensions), args.output, settings, seeds=args.seeds)
+    presentation.publish(found, args.output, parser, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

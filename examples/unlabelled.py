@@ -18,26 +18,16 @@ Cost: on two cores about two minutes for the teacher and two for each seed.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fashion_mnist
+import experiment
 import keras
 import numpy as np
-from fashion_mnist import (
-    Data,
-    Split,
-    finished,
-    same_settings_as_before,
-    student_network,
-    teacher_network,
-    write,
-)
+import presentation
+from fashion_mnist import distiller, student_network, teacher_network
 
 import keras_kd
 from keras_kd import report
@@ -77,7 +67,7 @@ def train(model: keras.Model, x: Any, y: np.ndarray, steps: int, settings: Setti
         model.fit(batches.take(min(each, steps - epoch * each)), shuffle=False, verbose=0)
 
 
-def trained_teacher(data: Data, folder: Path, settings: Settings) -> keras.Model:
+def trained_teacher(data: experiment.Data, folder: Path, settings: Settings) -> keras.Model:
     """The teacher of the labelled tenth, from `folder` if an earlier run finished it."""
 
     def make() -> keras.Model:
@@ -87,10 +77,12 @@ def trained_teacher(data: Data, folder: Path, settings: Settings) -> keras.Model
         train(teacher, x, y, settings.teacher_steps, settings, seed=0)
         return teacher
 
-    return finished(folder, "teacher", make)
+    return experiment.finished(folder, "teacher", make)
 
 
-def train_student(data: Data, answers: Path | None, settings: Settings, seed: int) -> keras.Model:
+def train_student(
+    data: experiment.Data, answers: Path | None, settings: Settings, seed: int
+) -> keras.Model:
     """The student of one seed: of the labelled tenth, or of all pictures with stored answers."""
     keras.utils.set_random_seed(seed)
     student = student_network(data.train.x.shape[1:])
@@ -99,19 +91,14 @@ def train_student(data: Data, answers: Path | None, settings: Settings, seed: in
         x, y = x[: settings.labelled], y[: settings.labelled]
         train(student, x, y, settings.student_steps, settings, seed)
         return student
-    distiller = keras_kd.Distiller(
-        keras_kd.targets.StoredTeacher(answers),
-        student,
-        keras_kd.LogitsDistillation(temperature=settings.temperature),
-        student_loss_weight=settings.student_loss_weight,
-    )
+    model = distiller(keras_kd.targets.StoredTeacher(answers), student, settings)
     y = np.where(np.arange(len(y)) < settings.labelled, y, NONE)
     attached = keras_kd.targets.attach(x, answers)
-    train(distiller, attached, y, settings.student_steps, settings, seed)
+    train(model, attached, y, settings.student_steps, settings, seed)
     return student
 
 
-def accuracy(model: keras.Model, split: Split) -> float:
+def accuracy(model: keras.Model, split: experiment.Split) -> float:
     """Share of the pictures whose class is named."""
     answers = model.predict(split.scaled(), batch_size=500, verbose=0)
     return float(np.mean(answers.argmax(-1) == split.y))
@@ -119,12 +106,13 @@ def accuracy(model: keras.Model, split: Split) -> float:
 
 def what_it_gained(results: Sequence[dict[str, float]]) -> str:
     """With the unlabelled pictures against without, paired by seed."""
-    differences = [result[WITH_UNLABELLED] - result[ALONE] for result in results]
-    text = f"The unlabelled pictures changed the accuracy by {100 * np.mean(differences):+.2f}"
-    if len(differences) == 1:
-        return f"{text} points (one seed)."
-    error = np.std(differences, ddof=1) / np.sqrt(len(differences))
-    return f"{text} ± {100 * error:.2f} points (standard error over {len(differences)} seeds)."
+    gain = presentation.mean_difference(
+        [result[WITH_UNLABELLED] - result[ALONE] for result in results]
+    )
+    return (
+        "The unlabelled pictures changed the accuracy by "
+        f"{presentation.in_words(gain, f'{len(results)} seeds')}."
+    )
 
 
 def result_table(teacher: float, results: Sequence[dict[str, float]], tests: int) -> report.Table:
@@ -132,67 +120,55 @@ def result_table(teacher: float, results: Sequence[dict[str, float]], tests: int
     rows: list[tuple[Any, ...]] = [("teacher of the labelled tenth", teacher, None)]
     for name in (ALONE, WITH_UNLABELLED):
         values = [result[name] for result in results]
-        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        deviation = presentation.deviation(values)
         rows.append((f"student, {name}", float(np.mean(values)), deviation))
-    columns = (
-        report.Column("Model"),
-        report.Column("Accuracy", "%", digits=2, scale=100),
-        report.Column("Deviation over seeds", "%", digits=2, scale=100),
-    )
+    columns = (report.Column("Model"), presentation.ACCURACY, presentation.DEVIATION)
     note = f"Test split, {tests:,} pictures; {len(results)} seed(s), one teacher; float32 in Keras."
     return report.Table(columns, tuple(rows), note=note)
 
 
-def run(data: Data, output: Path, settings: Settings, *, seeds: int = 1) -> report.Report:
+def measured_seed(
+    data: experiment.Data, answers: Path, settings: Settings, seed: int
+) -> dict[str, float]:
+    """Train both students of one seed; their accuracies on the test split."""
+    print(f"seed {seed}", flush=True)
+    kinds = {ALONE: None, WITH_UNLABELLED: answers}
+    students = {name: train_student(data, stored, settings, seed) for name, stored in kinds.items()}
+    return {name: accuracy(model, data.test) for name, model in students.items()}
+
+
+def run(
+    data: experiment.Data, output: Path, settings: Settings, *, seeds: int = 1
+) -> report.Report:
     """All of it, on arrays; what is finished in `output` is not done again."""
-    output.mkdir(parents=True, exist_ok=True)
-    same_settings_as_before(output / "settings.json", settings)
+    experiment.same_settings_as_before(output / "settings.json", dataclasses.asdict(settings))
     teacher = trained_teacher(data, output, settings)
     answers = output / "answers"
     keras_kd.targets.write(teacher, data.train.scaled(), answers, temperature=settings.temperature)
-    results = []
-    for seed in range(seeds):
-        path = output / f"seed-{seed}.json"
-        if not path.exists():
-            print(f"seed {seed}", flush=True)
-            kinds = {ALONE: None, WITH_UNLABELLED: answers}
-            students = {
-                name: train_student(data, stored, settings, seed) for name, stored in kinds.items()
-            }
-            found = {name: accuracy(model, data.test) for name, model in students.items()}
-            write(path, json.dumps(found))
-        results.append(json.loads(path.read_text()))
+    results = [
+        experiment.once(output / f"seed-{seed}.json", measured_seed, data, answers, settings, seed)
+        for seed in range(seeds)
+    ]
     table = result_table(accuracy(teacher, data.test), results, len(data.test.y))
-    found = report.Report(
+    return report.Report(
         "Fashion-MNIST with a tenth of the labels",
         what_it_gained(results),
-        (report.Section("Result", (table,)),),
+        (
+            report.Section("Result", (table,)),
+            presentation.settings_section(settings, range(seeds)),
+        ),
         data={"seeds": results, "settings": dataclasses.asdict(settings)},
     )
-    found.write_json(output / "report.json")
-    found.write_html(output / "report.html")
-    return found
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", help="of tensorflow-datasets; downloads what is not there")
-    parser.add_argument("--output", type=Path, default=Path("unlabelled_output"))
-    parser.add_argument("--seeds", type=int, default=1, help="students of each kind")
-    parser.add_argument("--fast", action="store_true", help="a few steps: only to see it run")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = presentation.command_line(__file__, __doc__, output="unlabelled_output")
     args = parser.parse_args(arguments)
-    if args.seeds < 1:
-        parser.error(f"argument --seeds: expected at least 1, received {args.seeds}")
-    try:
-        data = fashion_mnist.load(args.data_dir)
-    except ImportError as err:
-        print(f'{err}. Hint: pip install "keras-kd[data,demo]"', file=sys.stderr)
-        return 1
+    data = experiment.load("fashion_mnist", args.data_dir)
     found = run(data, args.output, FAST if args.fast else Settings(), seeds=args.seeds)
-    print(f"\n{found.text()}\n{args.output / 'report.html'}")
-    return 0
+    presentation.publish(found, args.output, parser, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,4 +1,4 @@
-"""Reports: aligned text, JSON that keeps its layout, and a page that needs nothing beside it."""
+"""Reports: text, Markdown, JSON that keeps its layout, a page that needs nothing beside it."""
 
 import dataclasses
 import html.parser
@@ -91,6 +91,43 @@ def test_text_in_full(report):
         "A note.\n\nA paragraph.\n\n"
         "How\n---\n\nData   digits\nSeeds  0, 1\n"
     )
+
+
+def test_markdown_in_full(report):
+    assert report.markdown() == (
+        "# A title\n\nA summary.\n\n## Result\n\n"
+        "**Result**\n\n"
+        "| Model | Accuracy (%) | Size (bytes) |\n"
+        "| --- | ---: | ---: |\n"
+        "| teacher | 99.1 ± 0.4 | 304,316 |\n"
+        "| student on TFLM | 95.0 | \N{EN DASH} |\n\n"
+        "A note.\n\nA paragraph.\n\n"
+        "## How\n\n- Data: digits\n- Seeds: 0, 1\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("plain words, 1.5 + 2 - 3 (%): #4", "plain words, 1.5 + 2 - 3 (%): #4"),
+        ("litert_reference", "litert_reference"),
+        ("_one_ and __two__", r"\_one\_ and \_\_two\_\_"),
+        ("a|b *c* `d` ~e~ $f$ \\", r"a\|b \*c\* \`d\` \~e\~ \$f\$ \\"),
+        ("<b>&amp; [x](y)", r"\<b\>\&amp; \[x\](y)"),
+        ("two\nlines", "two lines"),
+        ("- 3 points", r"\- 3 points"),
+        ("-3 points, +3", "-3 points, +3"),
+        ("1. first", r"1\. first"),
+        ("1.5 first", "1.5 first"),
+        ("## no heading", r"\## no heading"),
+        ("---", r"\---"),
+    ],
+)
+def test_markdown_shows_text_as_it_is(text, line):
+    table = Table((Column("x"),), ((text,),), note=text)
+    report = Report("t", "s", (Section("u", (Text(text), Facts(((text, text),)), table)),))
+    expected = f"{line}\n\n- {line}: {line}\n\n| x |\n| --- |\n| {line} |\n\n{line}\n"
+    assert report.markdown() == f"# t\n\ns\n\n## u\n\n{expected}"
 
 
 @pytest.mark.parametrize(
@@ -248,12 +285,17 @@ def test_reports_are_frozen(report, table):
             setattr(thing, name, None)
 
 
-@pytest.mark.parametrize("method", ["write_text", "write_json", "write_html"])
+@pytest.mark.parametrize("method", ["write_text", "write_markdown", "write_json", "write_html"])
 def test_files_are_whole_and_nothing_else_is_left(report, tmp_path, method):
     path = tmp_path / "report.out"
     path.write_text("old")
     getattr(report, method)(path)
-    maker = {"write_text": report.text, "write_json": report.to_json, "write_html": report.to_html}
+    maker = {
+        "write_text": report.text,
+        "write_markdown": report.markdown,
+        "write_json": report.to_json,
+        "write_html": report.to_html,
+    }
     assert path.read_text(encoding="utf-8") == maker[method]()
     assert os.listdir(tmp_path) == ["report.out"]
 

@@ -1,4 +1,4 @@
-"""The frozen result of a check, a measurement or a comparison: as text, as JSON, as one HTML page.
+"""The frozen result of a check, measurement or comparison: as text, Markdown, JSON, an HTML page.
 
 A report holds plain values, so it is made, compared and tested without a browser. The page needs
 nothing beside itself: its plots are inline SVG, drawn by matplotlib (extra `[demo]`), which is

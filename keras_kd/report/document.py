@@ -1,4 +1,4 @@
-"""A report: sections of blocks, written as text, JSON or a page."""
+"""A report: sections of blocks, written as text, Markdown, JSON or a page."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_kd.report.blocks import Block, Plot
+from keras_kd.report.markdown import escaped, markdown_of
 from keras_kd.report.page import page_of
 from keras_kd.report.text import text_of
 
@@ -58,6 +59,15 @@ class Report:
                 parts += [f"{section.title}\n{'-' * len(section.title)}", *blocks]
         return "\n\n".join(parts) + "\n"
 
+    def markdown(self) -> str:
+        """The report as Markdown, tables as GitHub has them; the plots are left to the page."""
+        parts = [f"# {escaped(self.title)}", escaped(self.summary)]
+        for section in self.sections:
+            blocks = [markdown_of(block) for block in section.blocks if not isinstance(block, Plot)]
+            if blocks:
+                parts += [f"## {escaped(section.title)}", *blocks]
+        return "\n\n".join(parts) + "\n"
+
     def to_json(self) -> str:
         """The report as JSON, with the version of its layout; numbers that are none are null."""
         content = {
@@ -84,6 +94,10 @@ class Report:
     def write_text(self, path: str | os.PathLike) -> None:
         """Writes `text()`; an older file stays whole if that fails."""
         _write(path, self.text())
+
+    def write_markdown(self, path: str | os.PathLike) -> None:
+        """Writes `markdown()`; an older file stays whole if that fails."""
+        _write(path, self.markdown())
 
     def write_json(self, path: str | os.PathLike) -> None:
         """Writes `to_json()`; an older file stays whole if that fails."""

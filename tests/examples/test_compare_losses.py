@@ -1,38 +1,8 @@
 """The comparison of methods: its arithmetic, and a run on made-up pictures."""
 
-import sys
-from pathlib import Path
-
-import numpy as np
 import pytest
 
 import keras_kd
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-@pytest.fixture(scope="module")
-def example():
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.syspath_prepend(EXAMPLES)
-        import compare_losses
-
-        yield compare_losses
-        del sys.modules["compare_losses"], sys.modules["fashion_mnist"]
-
-
-def made_up_data(example):
-    """Ten bright rows, one a class, in noise."""
-    generator = np.random.default_rng(0)
-    split_class = sys.modules["fashion_mnist"].Split
-
-    def split(count):
-        y = np.arange(count) % 10
-        x = generator.integers(0, 60, size=(count, 28, 28, 1))
-        x[np.arange(count), 2 + 2 * y] += 190
-        return split_class(x.astype(np.uint8), y)
-
-    return example.Data(split(200), split(50), split(50), [f"row {k}" for k in range(10)])
 
 
 def test_twelve_methods_and_more_are_compared(example):
@@ -43,10 +13,14 @@ def test_twelve_methods_and_more_are_compared(example):
 
 def test_the_total_has_the_papers_proportions(example):
     (method,) = (m for m in example.METHODS if m.name == "kd")
-    distiller = method.distiller(*(example.student_network((28, 28, 1)) for _ in range(2)))
+    distiller = method.distiller(
+        *(example.fashion_mnist.student_network((28, 28, 1)) for _ in range(2))
+    )
     assert distiller.student_loss_weight == pytest.approx(0.1)
     (method,) = (m for m in example.METHODS if m.name == "lskd")
-    distiller = method.distiller(*(example.student_network((28, 28, 1)) for _ in range(2)))
+    distiller = method.distiller(
+        *(example.fashion_mnist.student_network((28, 28, 1)) for _ in range(2))
+    )
     # task : loss = 1 : 9.
     assert distiller.student_loss_weight == pytest.approx(0.1)
 
@@ -70,9 +44,8 @@ def test_gains_are_paired_by_seed(example):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_where_it_was(example, tmp_path, capsys):
-    data = made_up_data(example)
-    settings = sys.modules["fashion_mnist"].FAST
+def test_a_run_goes_on_where_it_was(example, bright_rows, tmp_path, capsys):
+    data, settings = bright_rows(200, 50, 50), example.fashion_mnist.FAST
     budget = example.Budget(examples=200, epochs=2, batch_size=50)
     rows = (example.ALONE, example.KERAS, "kd", "crd")
     first = example.run(data, tmp_path, budget, settings, rows=rows)

@@ -1,41 +1,11 @@
 """The Fashion-MNIST example: on made-up pictures, and on the real ones where there are any."""
 
-import importlib.util
-import json
 import math
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
-PATH = Path(__file__).resolve().parents[2] / "examples" / "fashion_mnist.py"
-
-
-@pytest.fixture(scope="module")
-def example():
-    spec = importlib.util.spec_from_file_location("fashion_mnist_example", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-
-
-def made_up_data(example):
-    """Ten bright rows, one a class, in noise: what a convolution learns in a few steps."""
-    generator = np.random.default_rng(0)
-
-    def split(count):
-        y = np.arange(count) % 10
-        x = generator.integers(0, 60, size=(count, 28, 28, 1))
-        x[np.arange(count), 2 + 2 * y] += 190
-        return example.Split(x.astype(np.uint8), y)
-
-    names = tuple(f"row {k}" for k in range(10))
-    return example.Data(split(600), split(100), split(100), names)
 
 
 def test_augmentation_moves_by_a_pixel_and_replays(example):
@@ -55,11 +25,6 @@ def test_student_is_small_and_both_take_the_pictures(example):
     assert student.output_shape == teacher.output_shape == (None, 10)
     assert student.count_params() * 10 < teacher.count_params()
     assert student.count_params() < example.STUDENT_LIMIT_BYTES
-
-
-def test_log_of_a_resumed_training_counts_the_later_row(example, tmp_path):
-    (tmp_path / "log.csv").write_text("epoch,loss\n0,3.0\n1,2.0\n1,1.5\n2,1.0\n")
-    assert [row["loss"] for row in example.read_log(tmp_path)] == [3.0, 1.5, 1.0]
 
 
 def test_confusion_counts_truth_in_rows(example):
@@ -109,21 +74,10 @@ def test_gain_has_the_error_of_what_was_repeated(example):
     assert "over 2 seeds" in two
 
 
-def test_folder_of_other_settings_is_refused(example, tmp_path):
-    path = tmp_path / "settings.json"
-    example.same_settings_as_before(path, example.FAST)
-    example.same_settings_as_before(path, example.FAST)
-    with pytest.raises(ValueError, match=r"Hint: another --output"):
-        example.same_settings_as_before(path, example.Settings())
-
-
-def test_bad_number_of_seeds_is_bad_usage(example):
-    with pytest.raises(SystemExit, match="2"):
-        example.main(["--seeds", "0"])
-
-
-def test_example_runs_on_arrays_and_goes_on_where_it_was(example, tmp_path, monkeypatch):
-    data, folder = made_up_data(example), tmp_path / "output"
+def test_example_runs_on_arrays_and_goes_on_where_it_was(
+    example, bright_rows, tmp_path, monkeypatch
+):
+    data, folder = bright_rows(600, 100, 100), tmp_path / "output"
     found = example.run(data, folder, example.FAST, runtimes=("litert", "tflm"))
     (table,) = found.sections[0].blocks
     shown = [cells[:2] for cells in table.rows]
@@ -141,9 +95,9 @@ def test_example_runs_on_arrays_and_goes_on_where_it_was(example, tmp_path, monk
         size = (seed_folder / name / "student.tflite").stat().st_size
         assert size <= example.STUDENT_LIMIT_BYTES
     assert (seed_folder / "distilled" / "student.cc").exists()
-    assert (folder / "report.html").read_text().count("<svg") == 2
-    confusion = np.array(json.loads((seed_folder / "result.json").read_text())["confusion"])
-    np.testing.assert_array_equal(confusion.sum(axis=1), 10)  # ten test pictures a class
+    assert found.to_html().count("<svg") == 2
+    confusion = found.data["seeds"][0]["confusion"]
+    np.testing.assert_array_equal(np.sum(confusion, axis=1), 10)  # ten test pictures a class
 
     def refuse(*args, **kwargs):
         raise AssertionError("trained again")
@@ -153,8 +107,8 @@ def test_example_runs_on_arrays_and_goes_on_where_it_was(example, tmp_path, monk
     assert again.data["seeds"] == found.data["seeds"]
 
 
-def test_both_students_start_from_the_same_weights(example, tmp_path, monkeypatch):
-    data, seen = made_up_data(example), []
+def test_both_students_start_from_the_same_weights(example, bright_rows, tmp_path, monkeypatch):
+    data, seen = bright_rows(600, 100, 100), []
 
     def note(model, *args, **kwargs):
         student = getattr(model, "student", model)
@@ -176,7 +130,7 @@ def test_real_pictures_run(example, data_folder, tmp_path, monkeypatch):
     """Where the data folder is one of tensorflow-datasets that has Fashion-MNIST in it."""
     if not (data_folder / "fashion_mnist").is_dir():
         pytest.skip("needs fashion_mnist of tensorflow-datasets in the folder of real data")
-    data = example.load(str(data_folder))
+    data = example.experiment.load("fashion_mnist", str(data_folder))
     assert [len(split.y) for split in (data.train, data.validation, data.test)] == [
         54000,
         6000,
@@ -184,9 +138,9 @@ def test_real_pictures_run(example, data_folder, tmp_path, monkeypatch):
     ]
     assert data.class_names[0] == "T-shirt/top"
     # A tenth of it: a small student after one epoch is far above chance (10 %) and far below 95 %.
-    few = example.Data(
+    few = example.experiment.Data(
         *(
-            example.Split(split.x[::10], split.y[::10])
+            example.experiment.Split(split.x[::10], split.y[::10])
             for split in (data.train, data.validation, data.test)
         ),
         data.class_names,

@@ -1,7 +1,6 @@
 """The MLPerf Tiny example: on made-up pictures with a made-up teacher."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import keras
@@ -10,24 +9,13 @@ import pytest
 
 import keras_kd
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 CLASSES = 10
-
-
-@pytest.fixture(scope="module")
-def example():
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.syspath_prepend(EXAMPLES)
-        import mlperf_tiny_image
-
-        yield mlperf_tiny_image
-        del sys.modules["mlperf_tiny_image"], sys.modules["fashion_mnist"]
 
 
 def made_up_split(example, count):
     generator = np.random.default_rng(count)
     x = generator.integers(0, 256, size=(count, 32, 32, 3), dtype=np.uint8)
-    return example.Split(x, np.arange(count) % CLASSES)
+    return example.experiment.Split(x, np.arange(count) % CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +180,9 @@ def test_killed_training_ends_with_the_same_weights(
     assert seen == [1]  # the first epoch is not done again
     for ours, theirs in zip(found.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    read_log = example.experiment.read_log
     logs = [
-        [{**row, "seconds": None} for row in example.read_history(tmp_path / f / "history.csv")]
+        [{**row, "seconds": None} for row in read_log(tmp_path / f / "history.csv")]
         for f in ("whole", "killed")
     ]
     assert logs[0] == logs[1]
@@ -231,7 +220,7 @@ def test_learning_rate_warms_up_and_ends_at_nothing(example, teacher, tmp_path, 
 @pytest.mark.slow
 def test_example_runs_on_arrays_and_goes_on_where_it_was(example, teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(example, "student", small_student)
-    data = example.Data(made_up_split(example, 64), made_up_split(example, 30))
+    data = example.experiment.Data(made_up_split(example, 64), None, made_up_split(example, 30))
     folder = tmp_path / "output"
     found = example.run(data, teacher, folder, example.FAST, reference=teacher)
     table = found.sections[0].blocks[0]
@@ -248,7 +237,7 @@ def test_example_runs_on_arrays_and_goes_on_where_it_was(example, teacher, tmp_p
     for name in ("resnet8.tflite", "resnet8_after_training.tflite"):
         (given,) = keras_kd.deploy.Interpreter(folder / name).inputs
         assert (given.dtype, given.scale, given.zero_point) == ("int8", 1.0, -128)
-    assert (folder / "report.html").read_text().count("<svg") == 1
+    assert found.to_html().count("<svg") == 1
 
     def refuse(*args, **kwargs):
         raise AssertionError("done again")
@@ -258,16 +247,6 @@ def test_example_runs_on_arrays_and_goes_on_where_it_was(example, teacher, tmp_p
     again = example.run(data, teacher, folder, example.FAST, reference=teacher)
     assert again.data == found.data
 
-    text = example.markdown(again, "the command")
-    assert text.startswith("# MLPerf Tiny's image task: ResNet-8 as int8\n\n    the command\n")
-    assert "| float | 1 |" in text
-    assert text.count("| --- | --- | --- | --- | --- |") == 2
     (folder / "other.tflite").write_bytes(teacher.read_bytes() + b"\0")
     with pytest.raises(ValueError, match="Hint: another"):
         example.run(data, folder / "other.tflite", folder, example.FAST)
-
-
-def test_absent_teacher_is_bad_usage(example, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        example.main(["--teacher", "absent.tflite"])
-    assert "absent.tflite" in capsys.readouterr().err

@@ -2,36 +2,9 @@
 
 import dataclasses
 import math
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-@pytest.fixture(scope="module")
-def example():
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.syspath_prepend(EXAMPLES)
-        import quantization_loss
-
-        yield quantization_loss
-        del sys.modules["quantization_loss"], sys.modules["fashion_mnist"]
-
-
-def made_up_data(example):
-    """Ten bright rows, one a class, in noise."""
-    generator = np.random.default_rng(0)
-
-    def split(count):
-        y = np.arange(count) % 10
-        x = generator.integers(0, 60, size=(count, 28, 28, 1))
-        x[np.arange(count), 2 + 2 * y] += 190
-        return example.Split(x.astype(np.uint8), y)
-
-    return example.Data(split(256), split(50), split(100), [f"row {k}" for k in range(10)])
 
 
 def results_of(example, *rows):
@@ -71,14 +44,9 @@ def test_candidates_give_logits_for_both_datasets(example):
             assert student.layers[-1].activation.__name__ == "linear", name
 
 
-def test_bad_number_of_seeds_is_bad_usage(example):
-    with pytest.raises(SystemExit, match="2"):
-        example.main(["--seeds", "0"])
-
-
 @pytest.mark.slow
-def test_runs_on_arrays_and_goes_on_where_it_was(example, tmp_path, monkeypatch):
-    data = made_up_data(example)
+def test_runs_on_arrays_and_goes_on_where_it_was(example, bright_rows, tmp_path, monkeypatch):
+    data = bright_rows(256, 50, 100)
     settings = dataclasses.replace(
         example.Settings(), candidate="separable, per tensor", epochs=2, quantized_epochs=1
     )
@@ -96,18 +64,43 @@ def test_runs_on_arrays_and_goes_on_where_it_was(example, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-def test_search_reports_the_loss_on_the_validation_split(example, tmp_path, monkeypatch):
+def test_search_reports_the_loss_on_the_validation_split(
+    example, bright_rows, tmp_path, monkeypatch
+):
     candidates = {"separable, per tensor": example.CANDIDATES["separable, per tensor"]}
     monkeypatch.setattr(example, "CANDIDATES", candidates)
     settings = dataclasses.replace(example.Settings(), epochs=1)
     seen = []
-    right = example.right_answers
+    accuracy = example.accuracy
 
-    def noted(model, split, runtime):
-        seen.append((len(split.y), float(right(model, split, runtime).mean())))
-        return right(model, split, runtime)
+    def noted(model, split):
+        seen.append((len(split.y), accuracy(model, split)))
+        return seen[-1][1]
 
-    monkeypatch.setattr(example, "right_answers", noted)
-    lost = example.search(made_up_data(example), tmp_path, settings, "litert_reference")
+    monkeypatch.setattr(example, "accuracy", noted)
+    lost = example.search(bright_rows(256, 50, 100), tmp_path, settings)
     assert [count for count, _ in seen] == [50, 50]
     assert lost == {"separable, per tensor": pytest.approx(seen[0][1] - seen[1][1])}
+
+
+def test_search_has_no_page(example, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        example.main(["--search", "--result", "page.md"])
+    assert "not with --search" in capsys.readouterr().err
+
+
+def test_options_are_settings(example, monkeypatch):
+    monkeypatch.setattr(example.experiment, "load", lambda name, data_dir: name)
+    seen = []
+
+    def note(data, folder, settings):
+        seen.append((data, folder, settings))
+
+    monkeypatch.setattr(example, "search", note)
+    example.main(["--search", "--output", "out", "--data", "cifar10", "--fast"])
+    candidate = "separable, per tensor"
+    example.main(["--search", "--output", "out", "--epochs", "3", "--candidate", candidate])
+    assert seen == [
+        ("cifar10", Path("out/search"), example.FAST),
+        ("fashion_mnist", Path("out/search"), example.Settings(candidate=candidate, epochs=3)),
+    ]

@@ -2,26 +2,11 @@
 
 import gzip
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import keras_kd
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-@pytest.fixture(scope="module")
-def example():
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.syspath_prepend(EXAMPLES)
-        import stored_top_k
-
-        yield stored_top_k
-        del sys.modules["stored_top_k"]
-
 
 ROWS = [("train", "a", 'say "hello'), ("train", "b", "go away"), ("test", "b", "go")]
 
@@ -70,7 +55,7 @@ def test_small_run_goes_on_where_it_was(example, tmp_path, monkeypatch):
     )
     rng = np.random.default_rng(0)
     train, test = (
-        example.Split(rng.normal(size=(n, 16)).astype("float32"), np.arange(n) % 6)
+        example.experiment.Split(rng.normal(size=(n, 16)).astype("float32"), np.arange(n) % 6)
         for n in (120, 30)
     )
     # A teacher of noise is no better than chance, which is said.
@@ -83,13 +68,6 @@ def test_small_run_goes_on_where_it_was(example, tmp_path, monkeypatch):
     monkeypatch.setattr(example, "train_student", None)
     monkeypatch.setattr(keras_kd.targets.task.Task, "write_shard", None)
     assert example.run(train, test, tmp_path, settings).data["seeds"] == found.data["seeds"]
-
-
-def test_bad_usage(example, tmp_path, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        example.main(["--data", "x", "--seeds", "0"])
-    assert example.main(["--data", str(tmp_path / "nothing.json")]) == 1
-    assert "no file" in capsys.readouterr().err
 
 
 @pytest.mark.data

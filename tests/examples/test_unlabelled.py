@@ -1,38 +1,10 @@
 """The example of unlabelled pictures: who sees which labels, its arithmetic, and a small run."""
 
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 
 import keras_kd
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-@pytest.fixture(scope="module")
-def example():
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.syspath_prepend(EXAMPLES)
-        import unlabelled
-
-        yield unlabelled
-        del sys.modules["unlabelled"], sys.modules["fashion_mnist"]
-
-
-def made_up_data(example):
-    """Ten bright rows, one a class, in noise."""
-    generator = np.random.default_rng(0)
-
-    def split(count):
-        y = np.arange(count) % 10
-        x = generator.integers(0, 60, size=(count, 28, 28, 1))
-        x[np.arange(count), 2 + 2 * y] += 190
-        return example.Split(x.astype(np.uint8), y)
-
-    return example.Data(split(200), split(50), split(50), [f"row {k}" for k in range(10)])
 
 
 def test_gain_is_paired_by_seed(example):
@@ -45,8 +17,8 @@ def test_gain_is_paired_by_seed(example):
     assert "+2.00 ± 1.00 points" in example.what_it_gained(two)
 
 
-def test_labels_of_the_others_are_never_seen(example, tmp_path, monkeypatch):
-    data, seen = made_up_data(example), []
+def test_labels_of_the_others_are_never_seen(example, bright_rows, tmp_path, monkeypatch):
+    data, seen = bright_rows(200, 50, 50), []
 
     def note(model, x, y, steps, settings, seed):
         weights = getattr(model, "student", model).get_weights()
@@ -76,8 +48,8 @@ def test_steps_are_counted_over_the_ends_of_the_data(example):
     assert int(model.optimizer.iterations) == 13
 
 
-def test_small_run_goes_on_where_it_was(example, tmp_path, monkeypatch):
-    data = made_up_data(example)
+def test_small_run_goes_on_where_it_was(example, bright_rows, tmp_path, monkeypatch):
+    data = bright_rows(200, 50, 50)
     # After four steps the teacher may be no better than chance, which is said.
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("keras_kd.first_batch.warn_if_no_better_than_chance", lambda *args: None)
@@ -87,8 +59,3 @@ def test_small_run_goes_on_where_it_was(example, tmp_path, monkeypatch):
     assert all(0 <= row[1] <= 1 for row in table.rows)
     monkeypatch.setattr(example, "train", None)
     assert example.run(data, tmp_path, example.FAST).data["seeds"] == found.data["seeds"]
-
-
-def test_bad_number_of_seeds_is_bad_usage(example):
-    with pytest.raises(SystemExit, match="2"):
-        example.main(["--seeds", "0"])

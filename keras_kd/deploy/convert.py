@@ -70,7 +70,8 @@ def convert(
             taken from: an array [examples, ...], a dict or list of them for several inputs, a
             `tf.data.Dataset` (batched or not) or a `keras.utils.PyDataset`, with or without
             labels. All of them are used; some hundreds are plenty. None for a student that was
-            trained with quantization (`keras_kd.quantization`), which has its ranges already.
+            trained with quantization (`keras_kd.quantization`), which has its ranges already: name
+            "int16x8" for one of that scheme.
         input_dtype: For int8 "int8", "uint8" or "float32"; for int16x8 "int16" or "float32".
             None is the scheme's own. An integer input (token ids) stays what it is.
         output_dtype: Likewise for the outputs.
@@ -114,7 +115,7 @@ def convert(
     if path is not None:
         check_writable(path)
 
-    from keras_kd.deploy import repair
+    from keras_kd.deploy import int16x8, repair
     from keras_kd.deploy.calibration import calibration_examples
     from keras_kd.deploy.calibration_range import check_range
     from keras_kd.deploy.recurrent import traced_for
@@ -136,14 +137,16 @@ def convert(
         saved_model = Path(folder, "saved_model")
         with traced_for(source, quantization):
             traced = write_saved_model(source, inputs, saved_model)
-        _check_ranges(traced.carries_ranges, quantization, calibration)
+        _check_ranges(traced.range_bits, quantization, calibration)
+        # Its ranges come through the converter as they are only where it quantizes nothing.
+        carried = quantization == "int16x8" and traced.range_bits > 0
         for _ in range(CONVERSIONS):
             content = run_converter(
                 Path(folder),
                 saved_model,
                 # Empty without calibration.
                 dict(zip((spec.name for spec in inputs.specs), examples, strict=False)),
-                quantization=quantization,
+                quantization="float32" if carried else quantization,
                 input_dtype=dtypes[0],
                 output_dtype=dtypes[1],
                 per_channel_dense=per_channel_dense,
@@ -151,6 +154,12 @@ def convert(
             )
             if quantization != "int8" or not _has_float_split(content):
                 break
+    if carried:
+        content = int16x8.with_integers(
+            content,
+            float_inputs=dtypes[0] == "float32",
+            float_outputs=dtypes[1] == "float32",
+        )
     content = repair.in_model_order(
         content, [spec.name for spec in inputs.specs], traced.output_names
     )
@@ -226,16 +235,17 @@ def _check_options(
         )
 
 
-def _check_ranges(carries_ranges: bool, quantization: str, calibration: Any) -> None:
-    """Refuses ranges from nowhere, and ranges from two places."""
-    if carries_ranges and (quantization != "int8" or calibration is not None):
+def _check_ranges(range_bits: int, quantization: str, calibration: Any) -> None:
+    """Refuses ranges from nowhere, ranges from two places, and those of other integers."""
+    trained = "int16x8" if range_bits > 8 else "int8"
+    if range_bits and (quantization != trained or calibration is not None):
         raise ValueError(
-            "Expected quantization='int8' without calibration for a student that was trained with "
-            f"quantization and carries its ranges. Received: quantization='{quantization}'"
+            f"Expected quantization='{trained}' without calibration for a student that was trained "
+            f"with quantization and carries its ranges. Received: quantization='{quantization}'"
             f"{'' if calibration is None else ' and calibration'}. Hint: convert the float student "
-            "that it was made from, or leave both out."
+            f"that it was made from, or pass quantization='{trained}' alone."
         )
-    if not carries_ranges and quantization in INTEGER_INTERFACES and calibration is None:
+    if not range_bits and quantization in INTEGER_INTERFACES and calibration is None:
         raise ValueError(
             f"Expected calibration for quantization='{quantization}': the ranges of its integers "
             "are taken from examples. Received: calibration=None. Hint: pass some hundred training "

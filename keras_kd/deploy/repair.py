@@ -21,13 +21,12 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_kd.deploy import inspect
 from keras_kd.deploy.conversion_process import ConversionError
+from keras_kd.deploy.flatbuffer_edits import op_code, op_number, packed
 
-_ALIGNMENT = 16  # schema.fbs, Buffer: `data:[ubyte] (force_align: 16)`.
 # Places in the LSTM's vectors (lite/kernels/lstm_shared.h and unidirectional_sequence_lstm.cc).
 _OUTPUT_STATE, _CELL_STATE, _HIDDEN_SCALE = 18, 19, 4
 _SMALLEST_CELL_SCALE = 2.0**-11
@@ -88,10 +87,7 @@ def with_true_scales(content: bytes) -> bytes:
     repaired = [_repair(graph, model) for graph in model.subgraphs]
     if not any(repaired):
         return content
-    model.buffers = [_AlignedBuffer.of(buffer) for buffer in model.buffers]
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), inspect.FILE_IDENTIFIER)
-    return bytes(builder.Output())
+    return packed(model)
 
 
 def _repair(graph: Any, model: Any) -> bool:
@@ -115,7 +111,8 @@ def _repair(graph: Any, model: Any) -> bool:
         unscaled.name, unscaled.quantization = output.name + b"_before_rescaling", true
         graph.tensors.append(unscaled)
         rescaling = schema.OperatorT()
-        rescaling.opcodeIndex = _quantize_code(model)
+        # From one int8 to another it is version 1 (lite/tools/versioning/op_version.cc).
+        rescaling.opcodeIndex = op_code(model, schema.BuiltinOperator.QUANTIZE, 1)
         rescaling.inputs, rescaling.outputs = [len(graph.tensors) - 1], operator.outputs
         operator.outputs = rescaling.inputs
         operators.append(rescaling)
@@ -124,8 +121,7 @@ def _repair(graph: Any, model: Any) -> bool:
 
 
 def _is_op(operator: Any, model: Any, builtin: int) -> bool:
-    code = model.operatorCodes[operator.opcodeIndex]
-    return max(code.builtinCode, code.deprecatedBuiltinCode) == builtin
+    return op_number(model, operator) == builtin
 
 
 def _widen_cell(cell: Any) -> bool:
@@ -160,39 +156,3 @@ def _labels(operator: Any, graph: Any, model: Any) -> list:
 
 def _same(one: Any, other: Any) -> bool:
     return bool(one.scale[0] == other.scale[0] and one.zeroPoint[0] == other.zeroPoint[0])
-
-
-def _quantize_code(model: Any) -> int:
-    """Where the model lists the op QUANTIZE; it is added where it is not."""
-    for index, code in enumerate(model.operatorCodes):
-        if code.builtinCode == schema.BuiltinOperator.QUANTIZE:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
-    # From one int8 to another it is version 1 (lite/tools/versioning/op_version.cc).
-    code.version = 1
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
-
-
-class _AlignedBuffer(schema.BufferT):
-    """A buffer that is packed where the schema wants it, as Python's own packing does not."""
-
-    @classmethod
-    def of(cls, buffer: Any) -> _AlignedBuffer:
-        """The same buffer, aligned."""
-        return cls(buffer.data, buffer.offset, buffer.size)
-
-    def Pack(self, builder: Any) -> int:  # noqa: N802, the schema's name
-        """Writes the buffer, and returns where."""
-        data = None
-        if self.data is not None:
-            # Room for them such that they end up aligned: a builder writes from the end.
-            builder.Prep(_ALIGNMENT, len(self.data))
-            data = builder.CreateByteVector(bytes(self.data))
-        schema.BufferStart(builder)
-        if data is not None:
-            schema.BufferAddData(builder, data)
-        schema.BufferAddOffset(builder, self.offset)
-        schema.BufferAddSize(builder, self.size)
-        return schema.BufferEnd(builder)

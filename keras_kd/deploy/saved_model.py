@@ -51,12 +51,12 @@ class Traced:
 
     Attributes:
         output_names: The outputs' names, in the student's order.
-        carries_ranges: Whether it says itself which ranges its integers have, as one does that was
-            trained with quantization (it has FakeQuant ops).
+        range_bits: Bits of the largest integers that it says the ranges of itself, as one does that
+            was trained with quantization (it has FakeQuant ops); 0 where it says none.
     """
 
     output_names: tuple[str, ...]
-    carries_ranges: bool
+    range_bits: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +128,12 @@ def write_saved_model(
             f"resource, such as a lookup table, that no device takes along ({_first_line(err)}). "
             "Hint: leave preprocessing of text out of the student."
         ) from err
-    fake_quantized = any(op.type.startswith("FakeQuant") for op in function.graph.get_operations())
-    return Traced(tuple(names), fake_quantized)
+    bits = [
+        op.get_attr("num_bits")
+        for op in function.graph.get_operations()
+        if op.type.startswith("FakeQuant")
+    ]
+    return Traced(tuple(names), max(bits, default=0))
 
 
 def _check_finite(student: keras.Model) -> None:

@@ -33,7 +33,7 @@ class FakeQuantize(heads.Transparent, keras.Layer):
 
     Args:
         observer: Finds the range: see `keras_kd.quantization.observers`.
-        bits: Of the integer type.
+        bits: Of the integer type: 8, or 16, whose grid has 0 in its middle.
         observing: Whether training moves the range.
         quantizing: Whether training rounds; inference always does, as the device would.
         **kwargs: Passed to `keras.Layer`.
@@ -117,6 +117,11 @@ class FakeQuantize(heads.Transparent, keras.Layer):
 
     def _observed_grid(self):
         low, high = ops.minimum(self.range[0], 0.0), ops.maximum(self.range[1], 0.0)
+        if self.bits == 16:
+            # The runtimes' kernels of int16 know no other place of 0.
+            middle = 2.0**15
+            step = ops.maximum(-low / middle, high / (middle - 1.0))
+            return ops.maximum(step, SMALLEST_RANGE / (2**16 - 1)), middle
         step = ops.maximum(high - low, SMALLEST_RANGE) / (2**self.bits - 1)
         return step, ops.round(-low / step)
 

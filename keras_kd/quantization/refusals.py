@@ -13,6 +13,9 @@ _SEVERAL = "as integers it is several ops whose errors add up to more than a ste
 _STATE = "its state would want a range in every step"
 _MASK = "the device's ops know no masks"
 
+# Functions whose ops are of int8 alone.
+_WITHOUT_INT16 = ("hard_silu", "log_softmax")
+
 REFUSED = {
     _LAYERS.ELU: _FLOAT,
     _LAYERS.Attention: _SEVERAL,
@@ -36,19 +39,24 @@ REFUSED = {
 }
 
 
-def refusal(call, in_kernel):
+def refusal(call, in_kernel, scheme):
     """Returns why a call cannot be quantized: None where it can, "" where no more is known.
 
     Args:
         call: A `Call` of a lowered graph.
         in_kernel: Whether it is a BatchNormalization that becomes part of a kernel.
+        scheme: The `Scheme` of the student.
     """
     operation, rule = call.operation, rule_of(call.operation)
     if rule is None:
         return REFUSED.get(type(operation), "")
     if getattr(operation, "data_format", None) == "channels_first":
         return "devices have the channels last"
-    for reason in (_about_inputs(call, rule), _about_options(call, rule, in_kernel)):
+    for reason in (
+        _about_inputs(call, rule),
+        _about_options(call, rule, in_kernel),
+        _about_int16(call) if scheme.activation_bits == 16 else None,
+    ):
         if reason is not None:
             return reason
     return None
@@ -77,6 +85,21 @@ def _about_options(call, rule, in_kernel):
         if np.any(scale != 1) and np.any(offset != 0):
             return "its numbers are not one for each channel of at most four axes"
     return _about_interpolation(operation)
+
+
+def _about_int16(call):
+    operation = call.operation
+    if activation_of(operation) in _WITHOUT_INT16:
+        return f"of {activation_of(operation)}: LiteRT has no kernel of int16 for it"
+    if isinstance(operation, _LAYERS.PReLU):
+        return "LiteRT's kernel of int16 wants slopes of 8 bits, which training does not round"
+    if getattr(operation, "interpolation", None) == "bilinear":
+        sizes = zip(call.inputs[0].shape[1:3], call.outputs.shape[1:3], strict=True)
+        # It has the ratio of the sizes, and half of it, in steps of 2^-10 (`ResizeBilinearInteger`,
+        # tflite/kernels/internal/reference/resize_bilinear.h of google-ai-edge/LiteRT).
+        if any(before is None or 2**10 * before % (2 * after) for before, after in sizes):
+            return "LiteRT's kernel of int16 has 10 bits for a place: enlarge by a power of 2"
+    return None
 
 
 def _about_interpolation(operation):

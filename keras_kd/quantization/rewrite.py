@@ -47,7 +47,8 @@ def quantize_aware(
         student: A built Functional or Sequential model, trained best; models inside of it are
             dissolved, layers that are used several times stay shared.
         scheme: "int8"; "int8_per_tensor" (one scale for a whole kernel); "int8x4" (kernels
-            of 4 bits where LiteRT has them); or a `Scheme`.
+            of 4 bits where LiteRT has them); "int16x8" (activations of 16 bits: name it in
+            `convert` too); or a `Scheme`.
         observer: How the ranges of activations are found; None for `MovingAverage()`.
         learn_weight_steps: Whether the steps of kernels are trained (LSQ); else they follow the
             largest weights.
@@ -161,7 +162,7 @@ class _Rewrite:
         for call in self._graph.calls:
             if self._stays_float(call):
                 continue
-            reason = refusal(call, id(call) in in_kernels)
+            reason = refusal(call, id(call) in in_kernels, self._scheme)
             if reason is not None:
                 what = f"'{call.operation.name}' ({type(call.operation).__name__}"
                 refused.append(f"{what}{reason and f': {reason}'})")
@@ -235,7 +236,7 @@ class _Rewrite:
     def _end(self, call, name):
         """Gives a call's outputs a range, or leaves that to what alone reads them."""
         readers = self._consumers.get(id(call.outputs), [])
-        observer = observer_for(call.operation, self._observer)
+        observer = observer_for(call.operation, self._observer, self._scheme.activation_bits)
         if len(readers) == 1 and readers[0] is not None and not self._stays_float(readers[0]):
             reader = readers[0].operation
             # A range that is known is another one than that of a concatenation.
@@ -280,7 +281,7 @@ class _Rewrite:
 
     def _range_layer(self, name, observer):
         name = self._unique(f"{name}{RANGE_SUFFIX}")
-        return FakeQuantize(observer, name=name)
+        return FakeQuantize(observer, bits=self._scheme.activation_bits, name=name)
 
     def _unique(self, name):
         unique, number = name, 1

@@ -82,13 +82,19 @@ RULES = {
 
 # Functions that the converter makes part of the op in front of them.
 FUSED = {"relu", "relu6"}
-# The ranges that the runtime has for these, whatever was seen: 1/256, 1/128 and 1/16 a step of
-# int8. Source: the LiteRT 8-bit quantization specification, LOGISTIC, SOFTMAX, TANH, LOG_SOFTMAX.
+# The ranges that the runtime has for these, whatever was seen, by the bits of its integers: 1/256,
+# 1/128 and 1/16 a step of int8, 2^-15 of int16. Sources: the LiteRT 8-bit quantization
+# specification, LOGISTIC, SOFTMAX, TANH, LOG_SOFTMAX; `SoftmaxPrepare`, `TanhPrepare` and
+# `SigmoidPrepare` in tflite/kernels/activations.cc of google-ai-edge/LiteRT.
+_INT16 = (-1.0, 1.0 - 2.0**-15)
 FIXED = {
-    "softmax": (0.0, 255 / 256),
-    "sigmoid": (0.0, 255 / 256),
-    "tanh": (-1.0, 127 / 128),
-    "log_softmax": (-255 / 16, 0.0),
+    8: {
+        "softmax": (0.0, 255 / 256),
+        "sigmoid": (0.0, 255 / 256),
+        "tanh": (-1.0, 127 / 128),
+        "log_softmax": (-255 / 16, 0.0),
+    },
+    16: {"softmax": _INT16, "sigmoid": _INT16, "tanh": _INT16},
 }
 # Functions with an op each. That of silu is a sigmoid and a product; the sigmoid in between is off
 # by half of its step of 1/256 at most, which is half a step of the product: its range is as long as
@@ -119,7 +125,7 @@ def activation_of(operation):
     function = getattr(operation, "activation", None)
     if function is None:
         return None
-    for name in ("linear", *FUSED, *FIXED, *OWN_OP):
+    for name in ("linear", *FUSED, *FIXED[8], *OWN_OP):
         if function == keras.activations.get(name):
             return name
     return "other"
@@ -151,9 +157,15 @@ def unfused(operation):
     return operation
 
 
-def observer_for(operation, observer):
-    """Returns the observer of a layer's outputs: the given one, or the range that is known."""
+def observer_for(operation, observer, bits):
+    """Returns the observer of a layer's outputs: the given one, or the range that is known.
+
+    Args:
+        operation: The layer.
+        observer: The given one.
+        bits: Of the outputs' integer type.
+    """
     if isinstance(operation, device_layers.SaturatingReLU):
         return Fixed(0.0, operation.limit)
-    fixed = FIXED.get(activation_of(operation))
+    fixed = FIXED[bits].get(activation_of(operation))
     return Fixed(*fixed) if fixed else observer

@@ -41,6 +41,38 @@ def test_the_trained_ranges_are_those_of_the_file(student, x, input_dtype, outpu
     assert np.abs(found - student.predict(x, verbose=0)).max() < 1.5 * step
 
 
+@pytest.mark.parametrize("ends", [None, "float32"])
+def test_ranges_of_16_bits_are_those_of_the_file(x, ends):
+    student = quantize_aware(float_student(), scheme="int16x8", calibration=x)
+    artifact = deploy.convert(student, quantization="int16x8", input_dtype=ends, output_dtype=ends)
+    info = deploy.model_info(artifact.content)
+    assert [op.name for op in info.ops if "QUANTIZE" not in op.name] == ["FULLY_CONNECTED"] * 2
+    assert (artifact.quantization, artifact.calibration_examples) == ("int16x8", 0)
+    assert artifact.inputs[0].dtype == artifact.outputs[0].dtype == (ends or "int16")
+    assert artifact.inputs[0].name == "signal"
+    steps = {t.name: t.scales[0] for t in info.tensors if t.dtype == "int16"}
+    layers = ("signal_range", "hidden_relu_range", "outputs_range")
+    wanted = [float(student.get_layer(name).ends()[1]) for name in layers]
+    # float32 in the file as in the layer.
+    np.testing.assert_allclose(sorted(steps.values()), np.sort(wanted) / 32767, rtol=1e-6)
+    found = deploy.predict(artifact, x, runtime="litert_reference")
+    step = wanted[2] / 32767
+    # One step of the hidden layer, of eight values times weights below 1, and one of the outputs.
+    atol = 1.5 * step + 8 * wanted[1] / 32767
+    assert np.abs(found - student.predict(x, verbose=0)).max() < atol
+
+
+def test_ranges_of_16_bits_are_not_those_of_int8(x):
+    student = quantize_aware(float_student(), scheme="int16x8", calibration=x)
+    with pytest.raises(ValueError, match=r"quantization='int16x8' without .*Received: .*'int8'"):
+        deploy.convert(student)
+    with pytest.raises(ValueError, match="Received: quantization='int16x8' and calibration"):
+        deploy.convert(student, quantization="int16x8", calibration=x)
+    student = quantize_aware(float_student(), calibration=x)
+    with pytest.raises(ValueError, match=r"quantization='int8' without .*Received: .*'int16x8'"):
+        deploy.convert(student, quantization="int16x8")
+
+
 def test_ranges_from_two_places_are_refused(student, x):
     with pytest.raises(ValueError, match=r"carries its ranges.*'int8' and calibration"):
         deploy.convert(student, calibration=x)

@@ -161,6 +161,33 @@ def test_a_range_is_moved_until_0_is_a_value_of_the_grid():
     assert (high - low) / step == pytest.approx(255, abs=1e-4)
 
 
+@pytest.mark.parametrize(("low", "high"), [(-3.0, 1.0), (-1.0, 3.0), (0.0, 5.0), (-2.0, 0.0)])
+def test_a_grid_of_16_bits_has_0_in_its_middle(low, high, rng):
+    layer = FakeQuantize(Fixed(low, high), bits=16)
+    x = rng.uniform(low, high, size=(50, 4)).astype("float32")
+    x[0] = [low, high, 0.0, 0.0]
+    found = np.asarray(layer(x))
+    # The longer side fills its half: 32,768 steps below 0, or 32,767 above.
+    step = max(-low / 2**15, high / (2**15 - 1))
+    ends = np.array([float(end) for end in layer.ends()])
+    np.testing.assert_allclose(ends / step, [-(2**15), 2**15 - 1], rtol=1e-6)
+    # Some operations on numbers of up to 2^16 steps in float32: 2^16 * 2^-24 * 4.
+    np.testing.assert_allclose(found / step, np.round(x / step), atol=1 + 0.02)
+    np.testing.assert_allclose(found / step, np.round(found / step), atol=0.02)
+    np.testing.assert_array_equal(found[0, 2:], 0.0)
+    assert np.abs(found - x).max() <= 0.52 * step
+
+
+def test_a_learned_grid_of_16_bits_has_0_in_its_middle_too(batches):
+    layer = FakeQuantize(LearnedStep(batches=1), bits=16)
+    layer(batches[0], training=True)
+    step = float(np.exp(layer.log_step))
+    largest = np.abs(np.asarray(layer.range)).max()
+    assert step == pytest.approx(largest / 2**15, rel=1e-4)
+    trained = np.asarray(layer(batches[0], training=True))
+    np.testing.assert_allclose(trained, layer(batches[0], training=False), atol=1.02 * step)
+
+
 @pytest.mark.parametrize("observer", OBSERVERS, ids=named)
 def test_an_observer_comes_back_from_its_config(observer, batches):
     layer = FakeQuantize.from_config(FakeQuantize(observer).get_config())

@@ -65,6 +65,34 @@ def test_refused_by_name_and_with_the_reason(case):
         quantization.quantize_aware(model)
 
 
+REFUSED_IN_INT16 = {
+    "prelu": ((4,), layers.PReLU(name="it"), "slopes of 8 bits"),
+    "hard_silu": ((4,), layers.Activation("hard_silu", name="it"), "hard_silu: .* no kernel"),
+    "log_softmax": ((4,), layers.Activation("log_softmax", name="it"), "log_softmax: .* no kernel"),
+    "to_any_size": ((4, 4, 3), layers.Resizing(8, 5, name="it"), "by a power of 2"),
+    "by_3": ((4, 4, 3), layers.UpSampling2D(3, interpolation="bilinear", name="it"), "power of 2"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_IN_INT16)
+def test_refused_in_int16_alone(case):
+    shape, layer, reason = REFUSED_IN_INT16[case]
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, layer(inputs))
+    with pytest.raises(ValueError, match=rf"'it' \(.*{reason}"):
+        quantization.quantize_aware(model, scheme="int16x8")
+    assert quantization.is_quantized(quantization.quantize_aware(model))
+    kept = quantization.quantize_aware(model, scheme="int16x8", keep_float=["it"])
+    assert quantization.is_quantized(kept)
+
+
+def test_enlarging_by_a_power_of_two_is_not_refused_in_int16():
+    inputs = keras.Input((3, 5, 3))
+    outputs = layers.UpSampling2D((2, 4), interpolation="bilinear")(inputs)
+    model = keras.Model(inputs, layers.Resizing(12, 20)(outputs))
+    assert quantization.is_quantized(quantization.quantize_aware(model, scheme="int16x8"))
+
+
 def test_masked_tokens_and_integers_are_refused():
     tokens = keras.Input((6,), dtype="int32")
     with pytest.raises(ValueError, match=r"'it' .*no masks: mask_zero=False"):

@@ -30,11 +30,6 @@ if TYPE_CHECKING:
 # Integer schemes, and what may stand at their inputs and outputs; the first is the default.
 INTEGER_INTERFACES = {"int8": ("int8", "uint8", "float32"), "int16x8": ("int16", "float32")}
 
-# The int8 quantizer of TensorFlow 2.21 does not decide alike from run to run: of an unrolled LSTM
-# it left the SPLIT of the first time step in float in about 1 of 12 conversions of one SavedModel,
-# and of a bidirectional GRU, on a busy machine, in four of them one after the other.
-CONVERSIONS = 12
-
 
 def convert(
     student: keras.Model,
@@ -56,7 +51,8 @@ def convert(
 
     In int8 an LSTM becomes one fused op, which remembers: whoever runs the model resets its
     variable tensors before each sequence, as `predict` does. With `unroll=True`, and of other kinds
-    or in int16x8, recurrent layers are unrolled: see `keras_kd.deploy.recurrent`.
+    or in int16x8, recurrent layers are unrolled: see `keras_kd.deploy.recurrent`. An Embedding
+    becomes one op, which takes no negative tokens as Keras does.
 
     Args:
         student: A built Keras model: functional, Sequential or subclassed, with one or several
@@ -118,6 +114,8 @@ def convert(
     from keras_kd.deploy import int16x8, repair
     from keras_kd.deploy.calibration import calibration_examples
     from keras_kd.deploy.calibration_range import check_range
+    from keras_kd.deploy.embedding import traced_as_gather
+    from keras_kd.deploy.integer_splits import with_integer_splits
     from keras_kd.deploy.recurrent import traced_for
     from keras_kd.deploy.saved_model import in_float32, student_inputs, write_saved_model
 
@@ -135,25 +133,22 @@ def convert(
 
     with tempfile.TemporaryDirectory(prefix="keras_kd_convert_") as folder:
         saved_model = Path(folder, "saved_model")
-        with traced_for(source, quantization):
+        with traced_for(source, quantization), traced_as_gather(source):
             traced = write_saved_model(source, inputs, saved_model)
         _check_ranges(traced.range_bits, quantization, calibration)
         # Its ranges come through the converter as they are only where it quantizes nothing.
         carried = quantization == "int16x8" and traced.range_bits > 0
-        for _ in range(CONVERSIONS):
-            content = run_converter(
-                Path(folder),
-                saved_model,
-                # Empty without calibration.
-                dict(zip((spec.name for spec in inputs.specs), examples, strict=False)),
-                quantization="float32" if carried else quantization,
-                input_dtype=dtypes[0],
-                output_dtype=dtypes[1],
-                per_channel_dense=per_channel_dense,
-                timeout_s=timeout_s,
-            )
-            if quantization != "int8" or not _has_float_split(content):
-                break
+        content = run_converter(
+            Path(folder),
+            saved_model,
+            # Empty without calibration.
+            dict(zip((spec.name for spec in inputs.specs), examples, strict=False)),
+            quantization="float32" if carried else quantization,
+            input_dtype=dtypes[0],
+            output_dtype=dtypes[1],
+            per_channel_dense=per_channel_dense,
+            timeout_s=timeout_s,
+        )
     if carried:
         content = int16x8.with_integers(
             content,
@@ -163,7 +158,7 @@ def convert(
     content = repair.in_model_order(
         content, [spec.name for spec in inputs.specs], traced.output_names
     )
-    content = repair.with_true_scales(repair.without_cell_clip(content))
+    content = repair.with_true_scales(repair.without_cell_clip(with_integer_splits(content)))
     info = inspect.model_info(content)
     _check_custom_ops(info)
     if quantization in INTEGER_INTERFACES:
@@ -181,16 +176,6 @@ def convert(
         return artifact
     write_atomically(path, content)
     return dataclasses.replace(artifact, path=Path(path))
-
-
-def _has_float_split(content: bytes) -> bool:
-    """Whether a SPLIT works on float tensors, which the quantizer leaves or not from run to run."""
-    info = inspect.model_info(content)
-    floats = {(tensor.subgraph, tensor.index) for tensor in info.float_tensors}
-    return any(
-        op.name == "SPLIT" and any((op.subgraph, index) in floats for index in op.outputs)
-        for op in info.ops
-    )
 
 
 def _names(allow_float: Sequence[str]) -> tuple[str, ...]:

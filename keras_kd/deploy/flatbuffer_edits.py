@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flatbuffers
@@ -106,21 +106,57 @@ def quantized_constant(model: Any, tensor: Any, dtype: int, steps: Any) -> Any:
     return constant
 
 
+def indices(part: Any) -> list[int]:
+    """The tensors that an op's inputs, outputs or intermediates name, some of them -1: none."""
+    return [] if part is None else [int(index) for index in part]
+
+
+def tensors_of(operator: Any) -> set[int]:
+    """All that an op touches: an LSTM has intermediates for its scales as well."""
+    parts = operator.inputs, operator.outputs, operator.intermediates
+    return {index for part in parts for index in indices(part) if index >= 0}
+
+
+def renumbered(operator: Any, places: Mapping[int, int]) -> Any:
+    """A copy of an op whose tensors have other places; those without a place are none, -1."""
+    moved = copy.copy(operator)
+    for part in ("inputs", "outputs", "intermediates"):
+        old = getattr(operator, part)
+        if old is not None:
+            setattr(moved, part, [places.get(index, -1) for index in indices(old)])
+    return moved
+
+
+def keep_tensors(
+    model: Any, place: int, kept: Sequence[int], instead: Mapping[int, int] | None = None
+) -> None:
+    """Leaves a graph some of its tensors.
+
+    Args:
+        model: The model.
+        place: Of the graph.
+        kept: The tensors that stay; all that its ops still name.
+        instead: {tensor that goes: the one in its place}.
+    """
+    graph = model.subgraphs[place]
+    places = {old: new for new, old in enumerate(kept)}
+    places |= {gone: places[other] for gone, other in (instead or {}).items()}
+    graph.tensors = [graph.tensors[index] for index in kept]
+    graph.inputs, graph.outputs = (
+        [places[i] for i in ends] for ends in (graph.inputs, graph.outputs)
+    )
+    graph.operators = [renumbered(operator, places) for operator in graph.operators]
+    for signature in model.signatureDefs or ():
+        if signature.subgraphIndex == place:
+            for end in (*signature.inputs, *signature.outputs):
+                end.tensorIndex = places[end.tensorIndex]
+
+
 def drop_unused(model: Any) -> None:
     """Takes out the tensors, buffers and listed ops that nothing in a model of one graph uses."""
     (graph,) = model.subgraphs
-    used = {*graph.inputs, *graph.outputs}
-    for operator in graph.operators:
-        used.update(index for index in (*operator.inputs, *operator.outputs) if index >= 0)
-    kept = sorted(used)
-    place = {old: new for new, old in enumerate(kept)} | {-1: -1}
-    graph.tensors = [graph.tensors[index] for index in kept]
-    for ends in (graph, *graph.operators):
-        ends.inputs = [place[index] for index in ends.inputs]
-        ends.outputs = [place[index] for index in ends.outputs]
-    for signature in model.signatureDefs or ():
-        for end in (*signature.inputs, *signature.outputs):
-            end.tensorIndex = place[end.tensorIndex]
+    used = {*graph.inputs, *graph.outputs}.union(*map(tensors_of, graph.operators))
+    keep_tensors(model, 0, sorted(used))
     codes = sorted({operator.opcodeIndex for operator in graph.operators})
     for operator in graph.operators:
         operator.opcodeIndex = codes.index(operator.opcodeIndex)

@@ -66,11 +66,15 @@ def traced_for(student: keras.Model, quantization: str) -> Iterator[None]:
     names = (f"lstm_{number}" for number in itertools.count())
     with contextlib.ExitStack() as given_back:
         for layer in layers:
-            _set(given_back, layer, "inner_loop", _inner_loop(layer, quantization, names))
+            set_until_closed(
+                given_back, layer, "inner_loop", _inner_loop(layer, quantization, names)
+            )
         yield
 
 
-def _set(given_back: contextlib.ExitStack, layer: keras.Layer, name: str, value: Any) -> None:
+def set_until_closed(
+    given_back: contextlib.ExitStack, layer: keras.Layer, name: str, value: Any
+) -> None:
     """Sets a layer's attribute until the stack is closed."""
     if name in vars(layer):
         given_back.callback(setattr, layer, name, vars(layer)[name])
@@ -88,10 +92,10 @@ def _inner_loop(layer: keras.layers.RNN, quantization: str, names: Iterator[str]
         with contextlib.ExitStack() as given_back:
             if quantization in UNROLLING:
                 _check_unrollable(layer, sequences.shape[1], masked, quantization)
-                _set(given_back, layer, "unroll", True)
+                set_until_closed(given_back, layer, "unroll", True)
             if isinstance(layer, keras.layers.LSTM | keras.layers.GRU):
                 # Keras takes CuDNN's kernels where it sees a GPU, and no device has those.
-                _set(given_back, layer, "use_cudnn", False)
+                set_until_closed(given_back, layer, "use_cudnn", False)
             return type(layer).inner_loop(layer, sequences, initial_state, mask, training)
 
     return inner_loop

@@ -85,9 +85,7 @@ def with_true_scales(content: bytes) -> bytes:
     """
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     repaired = [_repair(graph, model) for graph in model.subgraphs]
-    if not any(repaired):
-        return content
-    return packed(model)
+    return packed(model) if any(repaired) else content
 
 
 def _repair(graph: Any, model: Any) -> bool:
@@ -95,17 +93,17 @@ def _repair(graph: Any, model: Any) -> bool:
     operators, repaired = [], False
     for operator in graph.operators:
         operators.append(operator)
-        if _is_op(operator, model, schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM):
+        if op_number(model, operator) == schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM:
             repaired |= _widen_cell(graph.tensors[operator.inputs[_CELL_STATE]])
         labels = _labels(operator, graph, model)
         true = labels[0].quantization if labels else None
-        if true is None or all(_same(true, tensor.quantization) for tensor in labels):
+        if true is None or all(same_scale(true, tensor.quantization) for tensor in labels):
             continue
         repaired = True
         for state in labels[1:-1]:
             state.quantization = true
         output = labels[-1]
-        if _same(true, output.quantization):
+        if same_scale(true, output.quantization):
             continue
         unscaled = copy.copy(output)
         unscaled.name, unscaled.quantization = output.name + b"_before_rescaling", true
@@ -120,10 +118,6 @@ def _repair(graph: Any, model: Any) -> bool:
     return repaired
 
 
-def _is_op(operator: Any, model: Any, builtin: int) -> bool:
-    return op_number(model, operator) == builtin
-
-
 def _widen_cell(cell: Any) -> bool:
     """Whether an int16 cell state had less room than 16, and has that now."""
     if cell.type != schema.TensorType.INT16 or cell.quantization.scale[0] >= _SMALLEST_CELL_SCALE:
@@ -135,10 +129,10 @@ def _widen_cell(cell: Any) -> bool:
 
 def _labels(operator: Any, graph: Any, model: Any) -> list:
     """The int8 tensors that hold an op's output: first the one with its scale, last the output."""
-    if _is_op(operator, model, schema.BuiltinOperator.REVERSE_V2):
+    if op_number(model, operator) == schema.BuiltinOperator.REVERSE_V2:
         places = [operator.inputs[0], operator.outputs[0]]
     elif (
-        _is_op(operator, model, schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM)
+        op_number(model, operator) == schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM
         and operator.intermediates is not None
         and len(operator.intermediates) > _HIDDEN_SCALE
     ):
@@ -154,5 +148,6 @@ def _labels(operator: Any, graph: Any, model: Any) -> list:
     return tensors if int8 else []
 
 
-def _same(one: Any, other: Any) -> bool:
+def same_scale(one: Any, other: Any) -> bool:
+    """Whether the numbers of two tensors mean the same, by their `QuantizationParametersT`."""
     return bool(one.scale[0] == other.scale[0] and one.zeroPoint[0] == other.zeroPoint[0])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from types import ModuleType
-from typing import Any
 
+from ai_edge_litert import schema_py_generated as schema
+
+from keras_kd.deploy import flatbuffer_edits as edits
 from keras_kd.deploy import inspect
 
 
@@ -19,7 +19,7 @@ class Cutter:
 
     def __init__(self, info: inspect.ModelInfo):
         self._info = info
-        self._model = _schema().ModelT.InitFromPackedBuf(info.content, 0)
+        self._model = schema.ModelT.InitFromPackedBuf(info.content, 0)
         self._producers = {
             index: op for op in info.ops if op.subgraph == 0 for index in op.outputs if index >= 0
         }
@@ -40,19 +40,20 @@ class Cutter:
         Its inputs are the op's own that depend on no constant and are no state, in the op's order
         and each once; its outputs are the op's. What derives a constant for it is cut out too.
         """
-        ops = [*self._derivations(op), op]
-        kept = sorted({i for part in ops for i in self._tensors(part)})
+        main = self._model.subgraphs[0]
+        operators = [main.operators[part.index] for part in (*self._derivations(op), op)]
+        kept = sorted(set().union(*(edits.tensors_of(operator) for operator in operators)))
         places = {index: place for place, index in enumerate(kept)}
-        graph = copy.copy(self._model.subgraphs[0])
+        graph = copy.copy(main)
         graph.inputs = [places[index] for index in self.inputs(op)]
         graph.outputs = [places[index] for index in op.outputs if index >= 0]
-        graph.operators = [_moved(graph.operators[part.index], places) for part in ops]
+        graph.operators = [edits.renumbered(operator, places) for operator in operators]
         graph.tensors = [copy.copy(graph.tensors[index]) for index in kept]
-        model = _schema().ModelT()
+        model = schema.ModelT()
         model.version = self._model.version
         model.operatorCodes = self._model.operatorCodes
         # Buffer 0 is the empty one, by the schema.
-        model.buffers = [_schema().BufferT()]
+        model.buffers = [schema.BufferT()]
         for tensor in graph.tensors:
             buffer = self._model.buffers[tensor.buffer]
             tensor.buffer = 0
@@ -60,7 +61,7 @@ class Cutter:
                 tensor.buffer = len(model.buffers)
                 model.buffers.append(buffer)
         model.subgraphs = [graph]
-        return _packed(model)
+        return edits.packed(model)
 
     def inputs(self, op: inspect.Op) -> tuple[int, ...]:
         """The tensors that a model of that op takes, in its order."""
@@ -85,35 +86,3 @@ class Cutter:
                 ]
                 found.append(producer)
         return found
-
-    def _tensors(self, op: inspect.Op) -> set[int]:
-        """All that an op touches; an LSTM has intermediate tensors for its scales as well."""
-        inner = self._model.subgraphs[0].operators[op.index].intermediates
-        own = (*op.inputs, *op.outputs, *([] if inner is None else inner))
-        return {int(index) for index in own if index >= 0}
-
-
-def _moved(operator: Any, places: dict[int, int]) -> Any:
-    """An operator whose tensors have other places; the given one is left as it was."""
-
-    def moved(indices: Sequence[int] | None) -> list[int] | None:
-        return None if indices is None else [places.get(int(index), -1) for index in indices]
-
-    made = copy.copy(operator)
-    made.inputs, made.outputs = moved(operator.inputs), moved(operator.outputs)
-    made.intermediates = moved(operator.intermediates)
-    return made
-
-
-def _packed(model: Any) -> bytes:
-    import flatbuffers
-
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), inspect.FILE_IDENTIFIER)
-    return bytes(builder.Output())
-
-
-def _schema() -> ModuleType:
-    from ai_edge_litert import schema_py_generated
-
-    return schema_py_generated

@@ -11,7 +11,6 @@ import numpy as np
 from keras_kd.deploy import inspect
 from keras_kd.deploy.artifact import TensorInfo, interface
 from keras_kd.deploy.interpreter import Recorder, to_real, to_stored
-from keras_kd.deploy.single_op import Cutter
 
 # They change how a number is written, not the number.
 REWRITING = ("QUANTIZE", "DEQUANTIZE")
@@ -25,6 +24,9 @@ class Graph:
     """
 
     def __init__(self, content: bytes):
+        # The schema takes a while to load.
+        from keras_kd.deploy.single_op import Cutter
+
         self.info = inspect.model_info(content)
         self.inputs, _ = interface(self.info)
         self.cutter = Cutter(self.info)

@@ -1,13 +1,10 @@
 """Kinds of students: structures of inputs and outputs, subclassed, mixed precision, integers."""
 
-import importlib
-
 import keras
 import numpy as np
 import pytest
 
 from keras_kd import deploy
-from keras_kd.deploy import inspect
 
 # Sums of at most some hundred float32 terms of size 1 or so: 300 * 2**-24 = 2e-5.
 ATOL = 2e-5
@@ -170,25 +167,6 @@ def test_a_zoo_of_layers(rng, quantization):
     error = np.abs(found - expected).max()
     # Probabilities. In int8 the LSTM is the coarse part: two steps of its gates, 1/128 each.
     assert error <= (ATOL if quantization == "float32" else 2 / 128)
-
-
-def test_a_split_left_in_float_is_converted_again(rng, monkeypatch):
-    """TensorFlow's int8 quantizer forgets the SPLIT of an LSTM now and then."""
-    convert_module = importlib.import_module("keras_kd.deploy.convert")
-    run, asked = convert_module.run_converter, []
-
-    def forgetful(folder, saved_model, examples, **kwargs):
-        asked.append(examples)
-        if len(asked) == 1:
-            examples, kwargs["quantization"] = {}, "float32"
-        return run(folder, saved_model, examples, **kwargs)
-
-    monkeypatch.setattr(convert_module, "run_converter", forgetful)
-    inputs = keras.Input((3, 2))
-    model = keras.Model(inputs, keras.layers.LSTM(2, unroll=True)(inputs))
-    artifact = deploy.convert(model, calibration=rng.normal(size=(60, 3, 2)))
-    assert len(asked) >= 2
-    assert not inspect.model_info(artifact.content).float_tensors
 
 
 def build_later():

@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from keras_kd import attention
+from keras_kd.graph import walk
 from keras_kd.heads import is_functional
 
 SEPARATOR = "/"
@@ -212,16 +213,7 @@ def _trace(model, paths, role, prefix):
     Returns: (inputs, outputs, {full path: symbolic feature}, {full path: its symbolic mask}).
     """
     trace = _Trace(model, paths, role, prefix)
-    if isinstance(model, keras.Sequential):
-        reference = model.inputs[0]
-        inputs = outputs = _like(reference)
-        for layer in model.layers:
-            outputs = trace.run(trace.proxy(layer), outputs)
-    else:
-        inputs = keras.tree.map_structure(_like, model.input)
-        outputs = keras.models.clone_model(
-            model, input_tensors=inputs, clone_function=trace.proxy, call_function=trace.run
-        ).output
+    inputs, outputs = walk(model, trace.proxy, trace.run)
     return inputs, outputs, trace.features, trace.masks
 
 
@@ -235,17 +227,11 @@ class _Trace:
         self._role = role
         self._prefix = prefix
         self._wanted, self._nested, self._readings = _sorted_by_kind(model, paths, role, prefix)
-        self._proxies: dict = {}
         # The masks of symbolic tensors, by the tensor's id.
         self._mask_of: dict = {}
 
     def proxy(self, operation):
-        """Returns what stands for an operation of the model in our graph, one for each."""
-        if id(operation) not in self._proxies:
-            self._proxies[id(operation)] = self._make_proxy(operation)
-        return self._proxies[id(operation)]
-
-    def _make_proxy(self, operation):
+        """Returns what stands for an operation of the model in our graph."""
         name = operation.name
         if name in self._nested:
             prefix = f"{self._prefix}{name}{SEPARATOR}"
@@ -299,10 +285,6 @@ class _Trace:
         if masks is not None:
             flat = zip(keras.tree.flatten(outputs), keras.tree.flatten(masks), strict=False)
             self._mask_of.update((id(tensor), mask) for tensor, mask in flat)
-
-
-def _like(tensor):
-    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
 
 def _choice(name, names):

@@ -69,6 +69,13 @@ def test_the_model_is_left_as_it_was(net, images):
     assert net.get_layer("stem").output is not None  # Raises for a layer with several nodes.
 
 
+def test_what_the_model_is_compiled_with_is_no_matter(net, images):
+    """A clone of it would be compiled likewise, for which Keras would have to read the lambda."""
+    net.compile("sgd", loss=lambda y_true, y_pred: y_pred)
+    outputs, _ = FeatureReader(net, ["head"])(images, training=False)
+    np.testing.assert_array_equal(outputs, net(images, training=False))
+
+
 def test_every_layer_runs_once(net, images):
     calls = []
     conv = net.get_layer("stem")

@@ -25,7 +25,7 @@ def chain_of(call):
         layer = layer_like(call)
         if layer is None:
             return None
-        call = dataclasses.replace(call, operation=layer, args=tuple(call.inputs), kwargs={})
+        call = dataclasses.replace(call, operation=layer, args=call.inputs, kwargs={})
         return chain_of(call) or [layer]
     layer = call.operation
     if getattr(layer, "data_format", None) == "channels_first":

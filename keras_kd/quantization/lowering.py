@@ -1,10 +1,10 @@
 """A graph of the layers that a device has: see `keras_kd.quantization.chains`."""
 
 import collections
-import dataclasses
 
 import keras
 
+from keras_kd.graph import Call, Graph
 from keras_kd.quantization.chains import (
     PAIRWISE,
     chain_of,
@@ -12,7 +12,6 @@ from keras_kd.quantization.chains import (
     has_activation,
     is_over_channels,
 )
-from keras_kd.quantization.graph import Call, Graph
 from keras_kd.quantization.kernels import kernel_of
 
 
@@ -47,14 +46,14 @@ def norms_behind_kernels(graph, stays_float):
     consumers = graph.consumers()
     behind = {}
     for call in graph.calls:
-        readers = consumers.get(id(call.outputs), [])
+        readers = consumers.get(call.output, [])
         if (
             kernel_of(call.operation) is not None
             and not has_activation(call.operation)
             and len(readers) == 1
             and readers[0] is not None
             and isinstance(readers[0].operation, keras.layers.BatchNormalization)
-            and is_over_channels(readers[0].operation.axis, call.outputs)
+            and is_over_channels(readers[0].operation.axis, call.output)
             and not stays_float(call)
             and not stays_float(readers[0])
         ):
@@ -81,7 +80,7 @@ class _Lowering:
         self._stays_float = stays_float
         self._absorbed = {id(call) for call in norms_behind_kernels(graph, stays_float).values()}
         self._calls: list[Call] = []
-        # New tensors by the ids of the old ones.
+        # {old tensor: new one}
         self._known: dict = {}
         # Chains by the ids of the layers, so that shared layers stay shared.
         self._chains: dict = {}
@@ -89,24 +88,21 @@ class _Lowering:
 
     def graph(self):
         """Returns the new graph."""
-        return Graph(self._old.inputs, tuple(self._calls), self._renewed(self._old.outputs))
+        outputs = keras.tree.map_structure(lambda x: self._known.get(x, x), self._old.outputs)
+        return Graph(self._old.inputs, tuple(self._calls), outputs)
 
     def take(self, call):
         """Adds a call, or those that it comes to."""
         stays = id(call) in self._absorbed or self._stays_float(call)
-        args, kwargs = self._renewed((call.args, call.kwargs))
-        call = dataclasses.replace(call, args=args, kwargs=kwargs)
+        call = call.on(self._known)
         chain = None if stays else self._chain(call)
         if chain is None:
             self._calls.append(call)
             return
-        outputs = call.inputs
+        tensors = call.inputs
         for layer in chain:
-            outputs = [self._run(layer, outputs)]
-        self._known[id(call.outputs)] = outputs[0]
-
-    def _renewed(self, structure):
-        return keras.tree.map_structure(lambda x: self._known.get(id(x), x), structure)
+            tensors = [self._run(layer, tensors)]
+        self._known[call.output] = tensors[0]
 
     def _chain(self, call):
         operation = call.operation
@@ -139,9 +135,9 @@ class _Lowering:
             pair = self._named_apart(copy_of(layer, name=f"{layer.name}_{len(firsts)}"), None)
             tensors = [self._run(pair, firsts), last]
         given = tensors if len(tensors) > 1 else tensors[0]
-        outputs = layer(given)
-        self._calls.append(Call(layer, (given,), {}, outputs))
-        return outputs
+        output = layer(given)
+        self._calls.append(Call(layer, (given,), {}, (output,)))
+        return output
 
 
 def _with_precision_of(operation, layer):

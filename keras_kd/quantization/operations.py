@@ -129,6 +129,6 @@ def _transposition(call):
 
 def _reshaping(call):
     (tensor,) = call.inputs
-    if call.outputs.shape[0] != tensor.shape[0] or None in call.outputs.shape[1:]:
+    if call.output.shape[0] != tensor.shape[0] or None in call.output.shape[1:]:
         return None
-    return _LAYERS.Reshape(call.outputs.shape[1:], name=call.operation.name)
+    return _LAYERS.Reshape(call.output.shape[1:], name=call.operation.name)

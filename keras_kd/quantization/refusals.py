@@ -12,6 +12,7 @@ _FLOAT = "TensorFlow's converter leaves it in float"
 _SEVERAL = "as integers it is several ops whose errors add up to more than a step"
 _STATE = "its state would want a range in every step"
 _MASK = "the device's ops know no masks"
+_OWN_CALL = "it has a call of its own: rebuild it from layers with keras.Model(inputs, outputs)"
 
 # Functions whose ops are of int8 alone.
 _WITHOUT_INT16 = ("hard_silu", "log_softmax")
@@ -48,6 +49,8 @@ def refusal(call, in_kernel, scheme):
         scheme: The `Scheme` of the student.
     """
     operation, rule = call.operation, rule_of(call.operation)
+    if isinstance(operation, keras.Model):
+        return _OWN_CALL
     if rule is None:
         return REFUSED.get(type(operation), "")
     if getattr(operation, "data_format", None) == "channels_first":
@@ -94,7 +97,7 @@ def _about_int16(call):
     if isinstance(operation, _LAYERS.PReLU):
         return "LiteRT's kernel of int16 wants slopes of 8 bits, which training does not round"
     if getattr(operation, "interpolation", None) == "bilinear":
-        sizes = zip(call.inputs[0].shape[1:3], call.outputs.shape[1:3], strict=True)
+        sizes = zip(call.inputs[0].shape[1:3], call.output.shape[1:3], strict=True)
         # It has the ratio of the sizes, and half of it, in steps of 2^-10 (`ResizeBilinearInteger`,
         # tflite/kernels/internal/reference/resize_bilinear.h of google-ai-edge/LiteRT).
         if any(before is None or 2**10 * before % (2 * after) for before, after in sizes):

@@ -5,9 +5,9 @@ import dataclasses
 import keras
 import numpy as np
 
+from keras_kd.graph import graph_of
 from keras_kd.quantization.chains import copy_of
 from keras_kd.quantization.device_layers import Requantize
-from keras_kd.quantization.graph import graph_of
 from keras_kd.quantization.kernels import kernel_of
 from keras_kd.quantization.layers import FakeQuantize, Quantized
 from keras_kd.quantization.lowering import lowered, norms_behind_kernels
@@ -123,7 +123,7 @@ class _Rewrite:
         self._consumers = self._graph.consumers()
         # By the ids of the kernels' calls.
         self._norms = norms_behind_kernels(self._graph, self._stays_float)
-        # New tensors, and the layer whose range a new tensor is in, by the id of the old tensor.
+        # New tensors, and the layer whose range a new tensor is in, by the old tensor.
         self._new: dict = {}
         self._range: dict = {}
         # Calls that became part of an earlier one.
@@ -145,7 +145,7 @@ class _Rewrite:
         for call in self._graph.calls:
             if id(call) not in self._done:
                 self._make(call)
-        outputs = keras.tree.map_structure(lambda old: self._new[id(old)], self._graph.outputs)
+        outputs = keras.tree.map_structure(lambda old: self._new[old], self._graph.outputs)
         return keras.Model(inputs, outputs, name=name)
 
     def _check(self):
@@ -179,7 +179,7 @@ class _Rewrite:
     def _input(self, old):
         new = keras.Input(batch_shape=old.shape, dtype=old.dtype, name=old.name)
         self._names.add(old.name)
-        self._new[id(old)] = new
+        self._new[old] = new
         if keras.backend.is_float_dtype(old.dtype):
             self._give_range(old, old.name, self._observer)
         return new
@@ -192,18 +192,19 @@ class _Rewrite:
         if rule is Rule.JOINT_RANGE:
             self._make_joint(call)
             return
-        if rule is Rule.RANGE and id(call.inputs[0]) in self._range:
+        if rule is Rule.RANGE and call.inputs[0] in self._range:
             call = dataclasses.replace(call, operation=self._alone(call.operation))
         layer = self._copy(call.operation)
         self._run(layer, call)
         if self._stays_float(call):
-            self._give_range(call.outputs, layer.name, self._observer)
+            for output in call.outputs:
+                self._give_range(output, layer.name, self._observer)
         elif rule is Rule.RANGE:
             self._end(call, layer.name)
-        elif id(call.inputs[0]) in self._range:
-            self._range[id(call.outputs)] = shared = self._range[id(call.inputs[0])]
+        elif call.inputs[0] in self._range:
+            self._range[call.output] = shared = self._range[call.inputs[0]]
             if rule is Rule.INPUT_RANGE:
-                self._new[id(call.outputs)] = shared(self._new[id(call.outputs)], observe=False)
+                self._new[call.output] = shared(self._new[call.output], observe=False)
 
     def _make_kernel(self, call):
         """Makes a layer with a kernel, and the BatchNormalization behind it."""
@@ -213,7 +214,7 @@ class _Rewrite:
             layer = self._layers[id(call.operation)] = self._quantized(call.operation, norm)
         self._run(layer, call)
         if norm is not None:
-            self._new[id(norm.outputs)] = self._new[id(call.outputs)]
+            self._new[norm.output] = self._new[call.output]
             self._done.add(id(norm))
         self._end(norm or call, layer.name)
 
@@ -222,20 +223,20 @@ class _Rewrite:
         name = call.operation.name
         inputs = []
         for old in call.inputs:
-            new = self._new[id(old)]
-            if id(old) in self._range:
+            new = self._new[old]
+            if old in self._range:
                 self._requantized += 1
                 new = Requantize(self._requantized, name=self._unique(f"{name}_rescaled"))(new)
             inputs.append(new)
         layer = self._range_layer(name, self._observer)
         # Others that read such an input go on reading it in its own range.
-        joint = dict(zip(map(id, call.inputs), layer(inputs), strict=False))
+        joint = dict(zip(call.inputs, layer(inputs), strict=False))
         self._run(self._copy(call.operation), call, joint)
-        self._range[id(call.outputs)] = layer
+        self._range[call.output] = layer
 
     def _end(self, call, name):
         """Gives a call's outputs a range, or leaves that to what alone reads them."""
-        readers = self._consumers.get(id(call.outputs), [])
+        readers = self._consumers.get(call.output, [])
         observer = observer_for(call.operation, self._observer, self._scheme.activation_bits)
         if len(readers) == 1 and readers[0] is not None and not self._stays_float(readers[0]):
             reader = readers[0].operation
@@ -243,7 +244,7 @@ class _Rewrite:
             joins = rule_of(reader) is Rule.JOINT_RANGE and observer.fixed is None
             if joins or (is_fused(reader) and takes_activation(call.operation)):
                 return
-        self._give_range(call.outputs, name, observer)
+        self._give_range(call.output, name, observer)
 
     def _quantized(self, operation, norm):
         return Quantized(
@@ -268,16 +269,14 @@ class _Rewrite:
         return self._layers[id(operation)]
 
     def _run(self, layer, call, instead=None):
-        known = self._new | (instead or {})
-        args, kwargs = keras.tree.map_structure(
-            lambda x: known.get(id(x), x), (call.args, call.kwargs)
-        )
-        self._new[id(call.outputs)] = layer(*args, **kwargs)
+        args, kwargs = call.given(self._new | (instead or {}))
+        made = keras.tree.flatten(layer(*args, **kwargs))
+        self._new.update(zip(call.outputs, made, strict=True))
 
     def _give_range(self, old, name, observer):
         layer = self._range_layer(name, observer)
-        self._new[id(old)] = layer(self._new[id(old)])
-        self._range[id(old)] = layer
+        self._new[old] = layer(self._new[old])
+        self._range[old] = layer
 
     def _range_layer(self, name, observer):
         name = self._unique(f"{name}{RANGE_SUFFIX}")

@@ -6,6 +6,7 @@ No layer is looked at, only its configuration, so that sizes which no model has 
 import dataclasses
 import math
 
+import keras
 from keras import layers
 
 CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -37,6 +38,7 @@ class Share:
         kernels: TFLite ops with a kernel.
         ops: All TFLite ops, where nothing is fused.
         inside: Elements that are alive at once within the layer, beside its inputs.
+        kept: Elements that TFLite Micro has room for from begin to end, beside all tensors.
     """
 
     weights: int = 0
@@ -47,6 +49,7 @@ class Share:
     kernels: int = 0
     ops: int = 1
     inside: int = 0
+    kept: int = 0
 
 
 def share(layer, config, inputs, outputs):
@@ -73,6 +76,18 @@ def share(layer, config, inputs, outputs):
             f"{type(layer).__name__}. Hint: count the converted file, with keras_kd.deploy.check."
         )
     return Share()
+
+
+def operands(call):
+    """Returns the tensors that a call computes with: of attention (query, value, key), no masks.
+
+    Args:
+        call: A `keras_kd.graph.Call`.
+    """
+    if not isinstance(call.operation, layers.MultiHeadAttention):
+        return call.inputs
+    named = [call.kwargs.get(name) for name in ("query", "value", "key")[len(call.args) :]]
+    return tuple(x for x in (*call.args[:3], *named) if isinstance(x, keras.KerasTensor))
 
 
 def inner_units(equation):
@@ -143,8 +158,7 @@ def _ops(output):
 
 
 def _embedding(config, inputs, output):
-    # Keras's lookup has a LESS, an ADD and a SELECT in front of the GATHER, for negative numbers.
-    return Share(weights=config["input_dim"] * config["output_dim"], ops=4)
+    return Share(weights=config["input_dim"] * config["output_dim"])
 
 
 def _attention(config, inputs, output):
@@ -174,6 +188,9 @@ def _attention(config, inputs, output):
         kernels=4,
         ops=16,
         inside=max(heads * key * (positions + others) + scores, 2 * scores, scores + 2 * packed),
+        # Keys and values transposed, which are the right factors of a BATCH_MATMUL
+        # (tensorflow/lite/micro/kernels/batch_matmul.cc, `InitializeTemporaries`).
+        kept=heads * others * (key + value),
     )
 
 

@@ -2,7 +2,8 @@
 
 import keras
 
-from keras_kd.students import counting, depths, graph, widths
+from keras_kd.graph import graph_of
+from keras_kd.students import counting, depths, widths
 
 _COMPRESSION = 10
 
@@ -60,20 +61,20 @@ def like(
     """
     budget = {"int8_bytes": int8_bytes, "macs": macs, "arena_bytes": arena_bytes}
     _check_budget({"compression": compression, **budget}, depth)
-    read = graph.read(teacher, "teacher")
-    before = counting.count(read)
+    graph = graph_of(teacher, "teacher")
+    before = counting.count(graph)
     if compression is None and not any(budget.values()):
         compression = _COMPRESSION
     if compression is not None:
         budget["parameters"] = int(before.parameters / compression)
     budget = {field: most for field, most in budget.items() if most is not None}
-    read, repeats = depths.shallower(read, depth)
-    thinned = widths.Widths(read)
-    step, more = _widest(read, thinned, budget)
+    graph, repeats = depths.shallower(graph, depth)
+    thinned = widths.Widths(graph)
+    step, more = _widest(graph, thinned, budget)
     shapes, configs = thinned.at(step, more)
-    student = _built(read, configs, name or f"{teacher.name}_student")
+    student = _built(graph, configs, name or f"{teacher.name}_student")
     if print_fn is not None:
-        after = counting.count(read, shapes=shapes, configs=configs)
+        after = counting.count(graph, shapes=shapes, configs=configs)
         print_fn(_text(teacher, step / widths.STEPS, repeats, before, after))
     return student
 
@@ -88,12 +89,12 @@ def _check_budget(budget, depth):
         raise ValueError(f"Expected depth above 0 and up to 1. Received: {depth!r}")
 
 
-def _widest(read, thinned, budget):
+def _widest(graph, thinned, budget):
     """Returns the arguments of `Widths.at` for the widest model within the budget."""
 
     def too_much(step, more=0):
         shapes, configs = thinned.at(step, more)
-        cost = counting.count(read, shapes=shapes, configs=configs)
+        cost = counting.count(graph, shapes=shapes, configs=configs)
         beyond = [field for field, most in budget.items() if getattr(cost, field) > most]
         return (beyond, cost) if beyond else None
 
@@ -124,30 +125,24 @@ def _last(low, high, holds):
     return low
 
 
-def _built(read, configs, name):
+def _built(graph, configs, name):
     """Builds the model that a graph and new configurations describe."""
     made = {
-        tensor: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=input_name)
-        for tensor, input_name in zip(
-            keras.tree.flatten(read.inputs), read.input_names, strict=True
-        )
+        tensor: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name)
+        for tensor in keras.tree.flatten(graph.inputs)
     }
     copies, names = {}, {}
-
-    def value_of(leaf):
-        return made[leaf] if isinstance(leaf, graph.Tensor) else leaf
-
-    for call in read.calls:
-        if id(call.layer) not in copies:
-            copies[id(call.layer)] = _copy(call.layer, configs.get(id(call.layer)), names)
-        args, kwargs = keras.tree.map_structure(value_of, (call.args, call.kwargs))
-        outputs = copies[id(call.layer)](*args, **kwargs)
-        made.update(zip(call.outputs, keras.tree.flatten(outputs), strict=True))
-        if isinstance(call.layer, keras.layers.Normalization):
-            copies[id(call.layer)].set_weights(call.layer.get_weights())
-            copies[id(call.layer)].finalize_state()
-    structures = (read.inputs, read.outputs)
-    return keras.Model(*(keras.tree.map_structure(value_of, s) for s in structures), name=name)
+    for call in graph.calls:
+        old = call.operation
+        if id(old) not in copies:
+            copies[id(old)] = _copy(old, configs.get(id(old)), names)
+        new, (args, kwargs) = copies[id(old)], call.given(made)
+        made.update(zip(call.outputs, keras.tree.flatten(new(*args, **kwargs)), strict=True))
+        if isinstance(old, keras.layers.Normalization):
+            new.set_weights(old.get_weights())
+            new.finalize_state()
+    ends = keras.tree.map_structure(lambda tensor: made[tensor], (graph.inputs, graph.outputs))
+    return keras.Model(*ends, name=name)
 
 
 def _copy(layer, config, names):

@@ -4,7 +4,8 @@ import dataclasses
 
 import keras
 
-from keras_kd.students import arithmetic, graph, memory
+from keras_kd.graph import graph_of
+from keras_kd.students import arithmetic, memory
 
 # A channel of a kernel has a scale (4 bytes) and a zero point (8), and so has its bias (4 more).
 _CHANNEL_BYTES = 28
@@ -50,10 +51,11 @@ def cost(model):
     """Counts what a Keras model costs on a device, from its layers and their shapes alone.
 
     Parameters, weights and MACs are exact. On ten models of convolutions, dense layers and
-    attention the int8 file was within 2 % of the estimate and, on the nine that TFLite Micro
-    takes, its arena within 2 % too, on this package's converter and runtimes. The estimates know of
-    normalizations and ReLUs that become part of the op before them, not of all that the converter
-    does; measure the file with `keras_kd.deploy.measure` before you build a board.
+    attention the int8 file was within 2 % of the estimate, and so was TFLite Micro's arena, but for
+    that of the model with attention (within 3 %), on this package's converter and runtimes. The
+    estimates know of normalizations and ReLUs that become part of the op before them, not of all
+    that the converter does; measure the file with `keras_kd.deploy.measure` before you build a
+    board.
 
     Args:
         model: A built Functional or Sequential model of fixed sizes; nested ones are opened up.
@@ -69,14 +71,14 @@ def cost(model):
         >>> keras_kd.students.cost(keras_kd.students.resnet8()).macs
         12501632
     """
-    return count(graph.read(model))
+    return count(graph_of(model))
 
 
-def count(read, *, shapes=None, configs=None):
+def count(graph, *, shapes=None, configs=None):
     """Counts a graph, with other sizes than its own where they are given.
 
     Args:
-        read: A `graph.Graph`.
+        graph: A `Graph`.
         shapes: {tensor: shape with the batch}, for those that differ.
         configs: {id of a layer: its configuration}, for those that differ.
 
@@ -84,26 +86,27 @@ def count(read, *, shapes=None, configs=None):
         A `Cost`.
     """
     shapes, configs = shapes or {}, configs or {}
-    _check_sizes(read)
+    _check_sizes(graph)
 
     def shape(tensor):
         return shapes.get(tensor, tensor.shape)[1:]
 
-    fused = memory.fused(read)
-    stored, inside, macs, kernels, ops = {}, {}, 0, 0, 0
-    for call in read.calls:
-        config = configs.get(id(call.layer)) or _config(call.layer)
-        share = arithmetic.share(
-            call.layer, config, list(map(shape, call.operands)), list(map(shape, call.outputs))
-        )
-        stored[id(call.layer)] = share
+    fused = memory.fused(graph)
+    stored, inside, macs, kept, kernels, ops = {}, {}, 0, 0, 0, 0
+    for call in graph.calls:
+        layer = call.operation
+        config = configs.get(id(layer)) or _config(layer)
+        tensors = arithmetic.operands(call), call.outputs
+        share = arithmetic.share(layer, config, *(list(map(shape, side)) for side in tensors))
+        stored[id(layer)] = share
         inside[call.outputs] = share.inside
         macs += share.macs
-        if call.outputs[0] not in fused:
+        kept += share.kept
+        if call.output not in fused:
             kernels, ops = kernels + share.kernels, ops + share.ops
     weights = sum(share.weights for share in stored.values())
     channels = sum(share.channels for share in stored.values())
-    activation_bytes, planned_bytes = memory.bytes_needed(read, shape, fused, inside)
+    activation_bytes, planned_bytes = memory.bytes_needed(graph, shape, fused, inside)
     return Cost(
         parameters=weights + sum(share.offsets + share.others for share in stored.values()),
         weights=weights,
@@ -115,6 +118,7 @@ def count(read, *, shapes=None, configs=None):
         + _FILE_BYTES,
         activation_bytes=activation_bytes,
         arena_bytes=planned_bytes
+        + kept
         + _ARENA_CHANNEL_BYTES * channels
         + _ARENA_OP_BYTES * ops
         + _ARENA_BYTES,
@@ -125,9 +129,9 @@ def _config(layer):
     return layer.get_config() if isinstance(layer, keras.Layer) else {}
 
 
-def _check_sizes(read):
-    tensors = [*keras.tree.flatten(read.inputs), *(t for call in read.calls for t in call.outputs)]
-    for tensor in tensors:
+def _check_sizes(graph):
+    made = [tensor for call in graph.calls for tensor in call.outputs]
+    for tensor in [*keras.tree.flatten(graph.inputs), *made]:
         if None in tensor.shape[1:]:
             raise ValueError(
                 f"Expected fixed sizes. Received a tensor of {tensor.shape}. Hint: give the model "

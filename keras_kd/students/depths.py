@@ -6,7 +6,7 @@ import math
 
 import keras
 
-from keras_kd.students import arithmetic, graph
+from keras_kd.students import arithmetic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +34,12 @@ class _Segment:
     """
 
     calls: tuple
-    before: graph.Tensor
-    after: graph.Tensor
+    before: keras.KerasTensor
+    after: keras.KerasTensor
     form: str
 
 
-def shallower(read, depth):
+def shallower(graph, depth):
     """Leaves out repeated blocks.
 
     A block is what stands between two places of the graph where a single tensor holds all that was
@@ -49,15 +49,15 @@ def shallower(read, depth):
     follows still comes behind a layer of the same name.
 
     Args:
-        read: A `graph.Graph`.
+        graph: A `Graph`.
         depth: The share that is kept, above 0 and up to 1.
 
     Returns:
-        The `graph.Graph` without the others, and a list of `Repeats`.
+        The `Graph` without the others, and a list of `Repeats`.
     """
     same, left_out, found = {}, set(), []
-    outputs = set(keras.tree.flatten(read.outputs))
-    for blocks in _repeats(_segments(read)):
+    outputs = set(keras.tree.flatten(graph.outputs))
+    for blocks in _repeats(_segments(graph)):
         count = math.ceil(depth * len(blocks))
         kept = {-(-(index + 1) * len(blocks) // count) - 1 for index in range(count)}
         names = tuple(_first_kernel(block) for block in blocks)
@@ -69,8 +69,8 @@ def shallower(read, depth):
             left_out.update(map(id, calls))
             before = block[0].before
             same[block[-1].after] = same.get(before, before)
-    calls = [graph.replaced(call, same) for call in read.calls if id(call) not in left_out]
-    return dataclasses.replace(read, calls=_needed(calls, outputs)), found
+    calls = [call.on(same) for call in graph.calls if id(call) not in left_out]
+    return dataclasses.replace(graph, calls=_needed(calls, outputs)), found
 
 
 def _needed(calls, outputs):
@@ -80,16 +80,16 @@ def _needed(calls, outputs):
         if needed.intersection(call.outputs):
             needed.update(call.inputs)
             kept.append(call)
-    return kept[::-1]
+    return tuple(kept[::-1])
 
 
-def _segments(read):
+def _segments(graph):
     """Cuts a graph where a single tensor holds all that was learned."""
-    learned = _learned(read)
-    last = {tensor: step for step, call in enumerate(read.calls) for tensor in call.inputs}
+    learned = _learned(graph)
+    last = {tensor: step for step, call in enumerate(graph.calls) for tensor in call.inputs}
     segments, calls, alive, before = [], [], set(), None
-    for step, call in enumerate(read.calls):
-        if call.outputs[0] not in learned:
+    for step, call in enumerate(graph.calls):
+        if call.output not in learned:
             continue
         calls.append(call)
         alive.update(tensor for tensor in call.outputs if last.get(tensor, -1) > step)
@@ -102,11 +102,11 @@ def _segments(read):
     return segments
 
 
-def _learned(read):
+def _learned(graph):
     """Returns the tensors that depend on a layer with weights."""
     learned = set()
-    for call in read.calls:
-        if getattr(call.layer, "weights", ()) or learned.intersection(call.inputs):
+    for call in graph.calls:
+        if getattr(call.operation, "weights", ()) or learned.intersection(call.inputs):
             learned.update(call.outputs)
     return learned
 
@@ -118,13 +118,13 @@ def _form(calls, before):
     for call in calls:
         for tensor in call.outputs:
             numbers[tensor] = len(numbers)
-        config = dict(call.layer.get_config())
+        config = dict(call.operation.get_config())
         # A dropout's rate may grow with the depth, as in EfficientNet.
         for aside in ("name", "rate", "trainable"):
             config.pop(aside, None)
         sources = [numbers.get(tensor, "outside") for tensor in call.inputs]
         shapes = [tensor.shape for tensor in (*call.inputs, *call.outputs)]
-        lines.append([type(call.layer).__name__, config, sources, shapes])
+        lines.append([type(call.operation).__name__, config, sources, shapes])
     return json.dumps(lines, sort_keys=True, default=repr)
 
 
@@ -143,13 +143,13 @@ def _repeats(segments):
 def _blocks_at(segments, start):
     """Returns the equal blocks that begin here, of the shortest length that repeats; or []."""
     first = segments[start]
-    if not (len(first.calls) > 1 or _is_kernel(first.calls[0].layer)):
+    if not (len(first.calls) > 1 or _is_kernel(first.calls[0].operation)):
         return []
     for length in range(1, (len(segments) - start) // 2 + 1):
         block = segments[start : start + length]
         if block[0].before.shape != block[-1].after.shape:
             continue
-        if not any(_is_kernel(call.layer) for segment in block for call in segment.calls):
+        if not any(_is_kernel(call.operation) for segment in block for call in segment.calls):
             continue
         forms = [segment.form for segment in block]
         blocks = [block]
@@ -169,6 +169,5 @@ def _is_kernel(layer):
 
 
 def _first_kernel(block):
-    return next(
-        call.layer.name for segment in block for call in segment.calls if _is_kernel(call.layer)
-    )
+    layers = (call.operation for segment in block for call in segment.calls)
+    return next(layer.name for layer in layers if _is_kernel(layer))

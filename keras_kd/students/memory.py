@@ -32,21 +32,21 @@ class _Life:
     last: int
 
 
-def fused(read):
+def fused(graph):
     """Finds the calls that the converter makes part of the op before them.
 
     A normalization becomes part of the kernel before it, a ReLU of a kernel or an Add, where
     nothing else reads what is between; dropout vanishes.
 
     Args:
-        read: A `graph.Graph`.
+        graph: A `Graph`.
 
     Returns:
         {output of such a call: the input whose buffer it has}.
     """
-    readers, made_by, found = _readers(read), {}, {}
-    for call in read.calls:
-        layer, output = call.layer, call.outputs[0]
+    readers, made_by, found = _readers(graph), {}, {}
+    for call in graph.calls:
+        layer, output = call.operation, call.output
         source = call.inputs[0]
         before = made_by.get(source)
         if isinstance(layer, _VANISHING) or (readers[source] == 1 and _becomes_part(layer, before)):
@@ -58,13 +58,13 @@ def fused(read):
     return found
 
 
-def _readers(read):
+def _readers(graph):
     """Returns {tensor: how many calls read it}, the model's outputs counted as one more."""
     readers: dict = {}
-    for call in read.calls:
+    for call in graph.calls:
         for tensor in set(call.inputs):
             readers[tensor] = readers.get(tensor, 0) + 1
-    for tensor in keras.tree.flatten(read.outputs):
+    for tensor in keras.tree.flatten(graph.outputs):
         readers[tensor] = readers.get(tensor, 0) + 1
     return readers
 
@@ -88,7 +88,7 @@ def _is_relu(layer):
     return False
 
 
-def bytes_needed(read, shape, fused_outputs, inside):
+def bytes_needed(graph, shape, fused_outputs, inside):
     """Returns (bytes of tensors alive at once where they are most, bytes of an arena for them).
 
     A tensor lives from the call that makes it to the last that reads it, inputs from the start,
@@ -98,7 +98,7 @@ def bytes_needed(read, shape, fused_outputs, inside):
     order among equals from measured arenas), so gaps are left.
 
     Args:
-        read: A `graph.Graph`.
+        graph: A `Graph`.
         shape: A function from a tensor to its shape without the batch.
         fused_outputs: See `fused`.
         inside: {outputs of a call: elements alive within it, beside its inputs}.
@@ -109,10 +109,10 @@ def bytes_needed(read, shape, fused_outputs, inside):
             tensor = fused_outputs[tensor]
         return tensor
 
-    first = {root(tensor): 0 for tensor in keras.tree.flatten(read.inputs)}
+    first = {root(tensor): 0 for tensor in keras.tree.flatten(graph.inputs)}
     last: dict = {}
     scratch = []
-    for step, call in enumerate(read.calls):
+    for step, call in enumerate(graph.calls):
         for tensor in call.outputs:
             first.setdefault(root(tensor), step)
         for tensor in (*call.inputs, *call.outputs):
@@ -121,8 +121,8 @@ def bytes_needed(read, shape, fused_outputs, inside):
         extra = inside[call.outputs] - sum(math.prod(shape(t)) for t in call.outputs)
         if extra > 0:
             scratch.append(_Life(extra, step, step))
-    for tensor in keras.tree.flatten(read.outputs):
-        last[root(tensor)] = len(read.calls)
+    for tensor in keras.tree.flatten(graph.outputs):
+        last[root(tensor)] = len(graph.calls)
     lives = [
         _Life(
             math.prod(shape(tensor)) * (4 if "int" in tensor.dtype else 1),
@@ -132,7 +132,7 @@ def bytes_needed(read, shape, fused_outputs, inside):
         for tensor in first
     ]
     lives += scratch
-    return _most_alive(lives, len(read.calls)), _planned(lives)
+    return _most_alive(lives, len(graph.calls)), _planned(lives)
 
 
 def _most_alive(lives, steps):

@@ -37,9 +37,6 @@ def text_transformer(
     GELU, and a factorized embedding, as the table is most of a small model. There is no mask:
     padding is a token like others, which training and device see alike.
 
-    LiteRT runs it. TFLite Micro lacks SELECT on integers, which Keras's `Embedding` (3.15) becomes
-    for the sake of negative numbers.
-
     Args:
         input_shape: [tokens] of a text, an int or a tuple of one.
         classes: Number of classes.

@@ -99,28 +99,28 @@ class Widths:
     """The channels of a graph at any width.
 
     Args:
-        read: A `graph.Graph`.
+        graph: A `Graph`.
 
     Raises:
         ValueError: A layer whose channels cannot be followed, by name, with the reason.
     """
 
-    def __init__(self, read):
-        self._read = read
+    def __init__(self, graph):
+        self._graph = graph
         self._groups = {
             tensor: _Group(tensor.shape[-1], fixed=True)
-            for tensor in keras.tree.flatten(read.inputs)
+            for tensor in keras.tree.flatten(graph.inputs)
         }
         shared: dict = {}
-        for call in read.calls:
+        for call in graph.calls:
             self._follow(call)
-            tensors = (*call.operands, *call.outputs)
+            tensors = (*arithmetic.operands(call), *call.outputs)
             # A layer that is called again has the same kernel.
-            first = shared.setdefault(id(call.layer), tensors)
+            first = shared.setdefault(id(call.operation), tensors)
             for tensor, same in zip(tensors, first, strict=False):
                 if tensor is not same and tensor.shape[-1] == same.shape[-1]:
                     self._groups[tensor].join(self._groups[same])
-        for tensor in keras.tree.flatten(read.outputs):
+        for tensor in keras.tree.flatten(graph.outputs):
             self._groups[tensor].root().fixed = True
         self._settle()
 
@@ -147,22 +147,23 @@ class Widths:
             for tensor, group in self._groups.items()
         }
         configs = {
-            id(call.layer): _thinned(call, shapes, step / STEPS)
-            for call in self._read.calls
-            if isinstance(call.layer, keras.Layer)
+            id(call.operation): _thinned(call, shapes, step / STEPS)
+            for call in self._graph.calls
+            if isinstance(call.operation, keras.Layer)
         }
         return shapes, configs
 
     def _follow(self, call):
         """Gives the outputs of a call their groups."""
-        layer, output = call.layer, call.outputs[0]
-        first = self._groups[call.operands[0]] if call.operands else None
+        layer, output = call.operation, call.output
+        operands = arithmetic.operands(call)
+        first = self._groups[operands[0]] if operands else None
         config = layer.get_config() if isinstance(layer, keras.Layer) else {}
         if config.get("data_format") == "channels_first":
             _refuse(layer, "its channels come first")
         kind = type(layer).__name__
         operation = not isinstance(layer, keras.Layer)
-        same = first is not None and output.shape[-1] == call.operands[0].shape[-1]
+        same = first is not None and output.shape[-1] == operands[0].shape[-1]
         if isinstance(layer, arithmetic.DEPTHWISE):
             multiplier = config["depth_multiplier"]
             group = first if multiplier == 1 else _made_of([(first, multiplier)])
@@ -199,19 +200,21 @@ class Widths:
         group, size = self._groups[source], output.shape[-1]
         if size == source.shape[-1]:
             return group
-        if isinstance(call.layer, layers.Flatten):
+        if isinstance(call.operation, layers.Flatten):
             return _made_of([(group, math.prod(source.shape[1:-1]))])
         if group.root().fixed:
             return _Group(size, fixed=True)
-        return _refuse(call.layer, f"it mixes channels with positions, {source.shape} to {size}")
+        return _refuse(
+            call.operation, f"it mixes channels with positions, {source.shape} to {size}"
+        )
 
     def _concatenated(self, call, axis):
-        if axis in (-1, len(call.outputs[0].shape) - 1) and len(call.inputs) > 1:
+        if axis in (-1, len(call.output.shape) - 1) and len(call.inputs) > 1:
             return _made_of([(self._groups[tensor], 1) for tensor in call.inputs])
         return self._merged(call)
 
     def _merged(self, call):
-        size = call.outputs[0].shape[-1]
+        size = call.output.shape[-1]
         groups = [self._groups[t] for t in call.inputs if t.shape[-1] == size]
         for group in groups[1:]:
             groups[0].join(group)
@@ -283,8 +286,8 @@ def _refuse(layer, reason):
 
 def _thinned(call, shapes, width):
     """Returns the configuration of a layer with other channels, as trainable as a new one."""
-    layer, config = call.layer, dict(call.layer.get_config())
-    channels = shapes[call.outputs[0]][-1]
+    layer, config = call.operation, dict(call.operation.get_config())
+    channels = shapes[call.output][-1]
     if "trainable" in config:
         config["trainable"] = True
     if isinstance(layer, (layers.Dense, layers.Embedding)):

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_kd.graph import graph_of
 from keras_kd.quantization import quantize_aware
-from keras_kd.quantization.graph import graph_of
 from keras_kd.quantization.lowering import lowered, norms_behind_kernels
+from tests.graphs import computed
 from tests.quantization.on_device import examples_for, trained
 
 layers = keras.layers
@@ -15,10 +16,6 @@ layers = keras.layers
 
 def stays(*names):
     return lambda call: call.operation.name in names
-
-
-def as_model(graph):
-    return keras.Model(graph.inputs, graph.outputs)
 
 
 def names_of(graph):
@@ -77,7 +74,7 @@ def test_the_lowered_graph_computes_the_same(case):
     x = examples_for(model, rng, 8)
     graph = lowered(graph_of(model), stays())
     # Up to some ten float32 operations in another order: 1e-6 each, of values below 10.
-    np.testing.assert_allclose(as_model(graph)(x), model(x), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(computed(graph, x), model(x), rtol=1e-5, atol=1e-5)
     assert all(isinstance(call.operation, keras.Layer) for call in graph.calls)
 
 
@@ -111,7 +108,7 @@ def test_names_of_other_layers_are_not_taken():
     graph = lowered(graph_of(model), stays())
     assert names_of(graph) == ["block", "block_relu_2", "block_relu"]
     values = np.random.default_rng(0).normal(size=(2, *IMAGE)).astype("float32")
-    np.testing.assert_allclose(as_model(graph)(values), model(values), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(computed(graph, values), model(values), rtol=1e-5, atol=1e-6)
 
 
 def test_what_stays_is_not_touched():
@@ -129,8 +126,7 @@ def test_a_shared_layer_stays_shared():
     assert again == [depthwise, pointwise]
 
 
-def norms(model):
-    graph = graph_of(model)
+def norms(graph):
     behind = norms_behind_kernels(graph, stays())
     calls = {id(call): call for call in graph.calls}
     return {calls[key].operation.name: norm.operation.name for key, norm in behind.items()}
@@ -144,7 +140,7 @@ def test_a_norm_behind_a_kernel_becomes_part_of_it():
     inputs = keras.Input(IMAGE)
     x = layers.BatchNormalization(name="norm")(conv("conv")(inputs))
     model = keras.Model(inputs, x)
-    assert norms(model) == {"conv": "norm"}
+    assert norms(graph_of(model)) == {"conv": "norm"}
     assert names_of(lowered(graph_of(model), stays())) == ["conv", "norm"]
 
 
@@ -156,25 +152,26 @@ def test_a_norm_does_not_where_something_else_reads_the_kernel_too(reader):
     if reader != "an activation within":
         outputs.append(y if reader == "the end" else layers.ReLU()(y))
     model = keras.Model(inputs, outputs)
-    assert norms(model) == {}
+    assert norms(graph_of(model)) == {}
     lower = lowered(graph_of(model), stays())
     assert "norm_kernel" in names_of(lower)
-    assert norms(as_model(lower)) == {"norm_kernel": "norm"}
+    assert norms(lower) == {"norm_kernel": "norm"}
 
 
 def test_a_kernel_with_two_norms_and_a_norm_with_two_kernels_stay_apart():
     inputs = keras.Input(IMAGE)
     kernel, norm = conv("conv"), layers.BatchNormalization(name="norm")
     two_norms = [layers.BatchNormalization(name=n)(kernel(inputs)) for n in ("one", "other")]
-    assert norms(keras.Model(inputs, two_norms)) == {}
+    assert norms(graph_of(keras.Model(inputs, two_norms))) == {}
     two_kernels = [norm(conv(n)(inputs)) for n in ("one", "other")]
-    assert norms(keras.Model(inputs, two_kernels)) == {}
+    assert norms(graph_of(keras.Model(inputs, two_kernels))) == {}
 
 
 def test_a_pair_that_is_shared_stays_a_pair():
     inputs = keras.Input(IMAGE)
     kernel, norm = conv("conv"), layers.BatchNormalization(name="norm")
-    assert norms(keras.Model(inputs, norm(kernel(norm(kernel(inputs)))))) == {"conv": "norm"}
+    model = keras.Model(inputs, norm(kernel(norm(kernel(inputs)))))
+    assert norms(graph_of(model)) == {"conv": "norm"}
 
 
 def test_the_ones_in_front_of_a_norm_are_not_trained():

@@ -65,6 +65,16 @@ def range_layers(model):
     return {layer.name: layer for layer in model.layers if isinstance(layer, FakeQuantize)}
 
 
+def without_rounding(quantized):
+    for layer in range_layers(quantized).values():
+        layer.calibrating = True
+    for layer in quantized.layers:
+        if isinstance(layer, Quantized):
+            # So many steps that rounding is lost in float32.
+            layer.bits = 16
+    return quantized
+
+
 # -- the model that comes out ----------------------------------------------------------------------
 
 
@@ -79,13 +89,7 @@ def test_calibrated_it_says_what_the_student_says(model, x):
 
 def test_without_rounding_it_is_the_student(model, x):
     """Folding, order of layers and copied values, to float32's precision."""
-    quantized = quantize_aware(model, calibration=x)
-    for layer in range_layers(quantized).values():
-        layer.calibrating = True
-    for layer in quantized.layers:
-        if isinstance(layer, Quantized):
-            # So many steps that rounding is lost in float32.
-            layer.bits = 16
+    quantized = without_rounding(quantize_aware(model, calibration=x))
     found = quantized.predict(x, verbose=0)
     # Steps of 2**-15 of a kernel's range, four kernels with sums of at most 54 products.
     np.testing.assert_allclose(found, model.predict(x, verbose=0), atol=2e-3)
@@ -388,6 +392,24 @@ def test_a_layer_stays_float_on_request(rng):
     model = trained(keras.Model(inputs, layers.Dense(3, name="last")(x)), rng)
     quantized = quantize_aware(model, keep_float=["twice"])
     assert {"first_range", "twice_range", "last_range"} <= set(range_layers(quantized))
+
+
+def test_a_float_layer_may_have_several_outputs(rng):
+    inputs = keras.Input((6, 4))
+    sequence, state, _ = layers.LSTM(3, return_sequences=True, return_state=True, name="it")(inputs)
+    outputs = [layers.Dense(2)(sequence), layers.Dense(2)(state)]
+    model = trained(keras.Model(inputs, outputs), rng)
+    x = examples_for(model, rng)
+    quantized = quantize_aware(model, calibration=x, keep_float="it")
+    assert {"it_range", "it_range_2"} <= set(range_layers(quantized))
+    for found, expected in zip(without_rounding(quantized)(x), model(x), strict=True):
+        # Steps of 2**-15 of a kernel's range, and sums of three products.
+        np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_it_does_not_look_at_what_the_student_is_compiled_with(model):
+    model.compile("sgd", loss=lambda y_true, y_pred: y_pred)
+    assert not quantize_aware(model).compiled
 
 
 def test_a_subclassed_model_is_refused():

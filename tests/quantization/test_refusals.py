@@ -103,6 +103,18 @@ def test_masked_tokens_and_integers_are_refused():
         quantization.quantize_aware(keras.Model(tokens, layers.Rescaling(0.5, name="it")(tokens)))
 
 
+def test_a_subclassed_model_inside_is_refused():
+    class Own(keras.Model):
+        def call(self, inputs):
+            return 2.0 * inputs
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(3)(Own(name="own")(inputs)))
+    with pytest.raises(ValueError, match=r"'own' \(Own: it has a call of its own: rebuild it"):
+        quantization.quantize_aware(model)
+    assert quantization.quantize_aware(model, keep_float="own").get_layer("own_range")
+
+
 def test_all_of_them_are_named_at_once():
     inputs = keras.Input((6, 4))
     x = layers.ELU(name="first")(inputs)

@@ -7,7 +7,8 @@ from keras import layers
 
 import keras_kd
 from keras_kd import deploy, students
-from keras_kd.students import depths, graph, widths
+from keras_kd.graph import graph_of
+from keras_kd.students import depths, widths
 
 SHAPE, CLASSES = (32, 32, 3), 5
 
@@ -396,8 +397,8 @@ def test_what_only_left_out_blocks_read_is_left_out():
         x = layers.Conv2D(16, 3, padding="same", name=f"conv{number}")(x)
         x = layers.Add(name=f"add{number}")([x, side])
     model = keras.Model(inputs, layers.Flatten(name="flatten")(x))
-    read, _ = depths.shallower(graph.read(model), 0.5)
-    names = {call.layer.name for call in read.calls}
+    shallow, _ = depths.shallower(graph_of(model), 0.5)
+    names = {call.operation.name for call in shallow.calls}
     assert names == {"conv0", "conv2", "side2", "add2", "flatten"}
 
 

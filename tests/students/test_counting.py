@@ -217,7 +217,7 @@ def converted(model, rng):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONVERTED)
 def test_against_the_converted_file(name, rng):
-    """Weights, MACs and live tensors to the last one; file and arena as `cost` says, within 2 %."""
+    """Weights, MACs and live tensors to the last one; file and arena as `cost` says."""
     model = CONVERTED[name]()
     cost = students.cost(model)
     artifact = converted(model, rng)
@@ -225,14 +225,13 @@ def test_against_the_converted_file(name, rng):
     assert sum(macs(info, op) for op in info.ops) == cost.macs
     assert lower_bound(info).arena_bytes == cost.activation_bytes
     assert len(artifact.content) == pytest.approx(cost.int8_bytes, rel=0.02)
-    if name == "text_transformer":
-        # Keras's Embedding has one op that TFLM lacks.
-        with pytest.raises(ValueError, match=r"needs: SELECT\. "):
-            deploy.Interpreter(artifact, "tflm")
-        return
     interpreter = deploy.Interpreter(artifact, "tflm")
-    assert interpreter.arena_bytes == pytest.approx(cost.arena_bytes, rel=0.02)
-    outputs = interpreter.predict(rng.normal(size=(2, *model.input_shape[1:])))
+    # The products of an attention have descriptions of their own, some 200 bytes each.
+    rel = 0.03 if name == "text_transformer" else 0.02
+    assert interpreter.arena_bytes == pytest.approx(cost.arena_bytes, rel=rel)
+    tokens = "int" in model.inputs[0].dtype
+    shape = (2, *model.input_shape[1:])
+    outputs = interpreter.predict(rng.integers(0, 9, shape) if tokens else rng.normal(size=shape))
     assert np.isfinite(outputs).all()
 
 

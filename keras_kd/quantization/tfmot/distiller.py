@@ -8,16 +8,15 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_kd import checks, data, heads, schedules
+from keras_kd import batch_checks, data, heads, schedules
+from keras_kd.batch import context_of
 from keras_kd.features import as_paths
-from keras_kd.losses import Context
 from keras_kd.quantization.tfmot.packages import tf_keras, tfmot
 from keras_kd.quantization.tfmot.student import StudentReader, activations
 from keras_kd.quantization.tfmot.wrappers import check_model, is_pruned
 from keras_kd.teachers import ModelTeacher
-from keras_kd.terms import as_list, as_weights, make_terms, mixing_weight, split_sample_weight
+from keras_kd.terms import DISTILLATION, TASK, TOTAL, as_list, as_weights, make_terms, mixing_weight
 
-_TOTAL, _TASK, _DISTILLATION = "total_loss", "student_loss", "distillation_loss"
 # What would spoil a run, counted in the graph and told at the end of an epoch.
 _TEACHER = "finite numbers from the teacher. Received NaN or infinity for {} examples"
 _WEIGHTS = (
@@ -102,7 +101,7 @@ class Distiller(tf_keras.Model):
         self._connect(teacher, student)
         self._means = {
             name: tf_keras.metrics.Mean(name=name)
-            for name in (_TOTAL, _TASK, _DISTILLATION, *(term.name for term in terms))
+            for name in (TOTAL, TASK, DISTILLATION, *(term.name for term in terms))
         }
 
     @property
@@ -152,27 +151,15 @@ class Distiller(tf_keras.Model):
     def _unpack(self, batch, training):
         """Returns the inputs of a batch, and what a loss may know of it besides."""
         x, y, sample_weight = tf_keras.utils.unpack_x_y_sample_weight(batch)
-        x, index = data.split_index(x)
-        example_weight, position_weight = split_sample_weight(sample_weight)
-        context = Context(
-            step=self.optimizer.iterations,
-            labels=y,
-            sample_weight=sample_weight,
-            example_weight=example_weight,
-            position_weight=position_weight,
-            inputs=x,
-            index=index,
-            training=training,
-        )
-        return x, context
+        return context_of(x, y, sample_weight, step=self.optimizer.iterations, training=training)
 
     def _total_loss(self, teacher, student, context):
         """Returns the total loss as the class states it, and what is logged of it."""
         alpha = schedules.value_at(self._offline.student_loss_weight, context.step)
         terms, values = [], {}
         if context.labels is not None and self._offline.has_loss:
-            values[_TASK] = self.compiled_loss(context.labels, student[0], context.sample_weight)
-            terms += [] if _is_zero(alpha) else [alpha * values[_TASK]]
+            values[TASK] = self.compiled_loss(context.labels, student[0], context.sample_weight)
+            terms += [] if _is_zero(alpha) else [alpha * values[TASK]]
         elif not _is_zero(alpha):
             raise ValueError(
                 f"Expected labels: student_loss_weight is {self._offline.student_loss_weight}. "
@@ -180,9 +167,9 @@ class Distiller(tf_keras.Model):
             )
         values |= self._distillation_losses(teacher, student, context)
         if not _is_zero(1.0 - alpha):
-            terms.append((1.0 - alpha) * values[_DISTILLATION])
+            terms.append((1.0 - alpha) * values[DISTILLATION])
         total = sum([*terms, *self.losses])
-        return total, {**values, _TOTAL: total}
+        return total, {**values, TOTAL: total}
 
     def _distillation_losses(self, teacher, student, context):
         """Returns each L_i by its name, and sum_i weight_i * L_i as `distillation_loss`."""
@@ -193,16 +180,16 @@ class Distiller(tf_keras.Model):
                 values = values * ops.cast(context.example_weight, values.dtype)
             losses[term.name] = loss = ops.mean(values)
             total += schedules.value_at(term.weight, context.step) * loss
-        return {**losses, _DISTILLATION: total}
+        return {**losses, DISTILLATION: total}
 
     def _count_bad(self, teacher, context):
         bad = self._offline.bad
-        bad[_TEACHER].update_state(checks.count_not_finite(teacher[0]))
+        bad[_TEACHER].update_state(batch_checks.count_not_finite(teacher[0]))
         losses = [term.loss for term in self._offline.terms]
         if context.example_weight is not None and any(
             loss.batch_level and loss.leaves_out for loss in losses
         ):
-            bad[_WEIGHTS].update_state(checks.count_not_binary(context.example_weight))
+            bad[_WEIGHTS].update_state(batch_checks.count_not_binary(context.example_weight))
 
     def _logs(self, x, values, outputs, context):
         examples = tf.shape(tf.nest.flatten(outputs)[0])[0]
@@ -210,12 +197,12 @@ class Distiller(tf_keras.Model):
             self._means[name].update_state(value, sample_weight=examples)
         if context.labels is None:
             logs = {name: self._means[name].result() for name in values}
-            return {**logs, "loss": logs[_TOTAL]}
+            return {**logs, "loss": logs[TOTAL]}
         return self.compute_metrics(x, context.labels, outputs, context.sample_weight)
 
     def get_metrics_result(self):
         """Returns the logs; `loss`, which callbacks watch, is the total and not the task loss."""
-        return {**super().get_metrics_result(), "loss": self._means[_TOTAL].result()}
+        return {**super().get_metrics_result(), "loss": self._means[TOTAL].result()}
 
     # Training
 

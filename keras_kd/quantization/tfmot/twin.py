@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from keras_kd.graph import graph_of
 from keras_kd.heads import is_functional
 from keras_kd.quantization.tfmot.layers import twin_of
 from keras_kd.quantization.tfmot.packages import tf_keras
@@ -107,25 +108,11 @@ def check_student(student):
         )
 
 
-class _Stand(keras.Operation):
-    """Stands for an operation of the student while its graph is walked: it knows shapes alone."""
-
-    def __init__(self, operation):
-        super().__init__(name=operation.name)
-        self.operation = operation
-
-    def compute_output_spec(self, *args, **kwargs):
-        return self.operation.compute_output_spec(*args, **kwargs)
-
-
 class _Twins:
     """The tf_keras layer of each layer of the student, one for each, wherever it is called."""
 
     def __init__(self):
         self._made = {}
-        # The tf_keras tensor of each symbolic tensor of the walk, by the latter's id; with the
-        # latter, so that no other tensor comes to have its id.
-        self._tensors = {}
 
     def of(self, layer):
         """Returns the twin of a layer, or of a nested model."""
@@ -141,37 +128,17 @@ class _Twins:
             layers = [_input(student.inputs[0]), *map(self.of, student.layers)]
             return tf_keras.Sequential(layers, name=student.name)
         for layer in student.layers:
-            # Before the walk: a layer that has a mask made has operations in the graph, too.
+            # Before the others: a layer that has a mask made has operations in the graph, too.
             if not isinstance(layer, keras.layers.InputLayer):
                 self.of(layer)
-        inputs = keras.tree.map_structure(self._start, student.input)
-        # `clone_model` is Keras's public walk through a graph. What it makes is thrown away.
-        walked = keras.models.clone_model(
-            student,
-            input_tensors=inputs,
-            clone_function=_Stand,
-            call_function=self._call,
-        )
-        ends = [keras.tree.map_structure(self._tensor, side) for side in (inputs, walked.output)]
+        graph = graph_of(student, open_up=False)
+        made = {tensor: _input(tensor) for tensor in keras.tree.flatten(graph.inputs)}
+        for call in graph.calls:
+            args, kwargs = call.given(made)
+            outputs = self.of(call.operation)(*args, **kwargs)
+            made.update(zip(call.outputs, keras.tree.flatten(outputs), strict=True))
+        ends = keras.tree.map_structure(lambda x: made[x], (graph.inputs, graph.outputs))
         return tf_keras.Model(*ends, name=student.name)
-
-    def _start(self, tensor):
-        start = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
-        self._tensors[id(start)] = start, _input(tensor)
-        return start
-
-    def _call(self, stand, *args, **kwargs):
-        outputs = stand(*args, **kwargs)
-        given = keras.tree.map_structure(self._tensor, (args, kwargs))
-        results = self.of(stand.operation)(*given[0], **given[1])
-        for output, result in zip(
-            keras.tree.flatten(outputs), keras.tree.flatten(results), strict=True
-        ):
-            self._tensors[id(output)] = output, result
-        return outputs
-
-    def _tensor(self, value):
-        return self._tensors[id(value)][1] if isinstance(value, keras.KerasTensor) else value
 
 
 def _input(tensor):

@@ -9,23 +9,25 @@ import tensorflow as tf
 from keras import ops
 
 from keras_kd import checks, data, heads, saving, schedules
+from keras_kd.batch import context_of, examples_in
+from keras_kd.batch_checks import count_bad
 from keras_kd.data import split_index, split_stored
-from keras_kd.features import FeatureReader, as_paths, mask_of
+from keras_kd.features import FeatureReader, as_paths
 from keras_kd.first_batch import FirstBatch
+from keras_kd.logs import Logs
 from keras_kd.losses import Context
-from keras_kd.metrics import NamedMeans, agreement
 from keras_kd.replicas import replicas, share_of
 from keras_kd.summary import describe
 from keras_kd.teachers import ModelTeacher, as_teacher
 from keras_kd.terms import (
-    KERAS_LOGS,
+    DISTILLATION,
+    TASK,
+    TOTAL,
     Projectors,
     as_list,
     as_weights,
-    declared_heads,
     make_terms,
     mixing_weight,
-    split_sample_weight,
 )
 from keras_kd.workers import WorkersModel
 
@@ -118,13 +120,9 @@ class Distiller(WorkersModel):
             function=student_features,
             role="student",
         )
-        self._means = NamedMeans(
-            [_TOTAL, _TASK, _DISTILLATION, *(term.name for term in self._terms)], name="losses"
-        )
-        self._agreement = (
-            keras.metrics.Mean(name="teacher_agreement") if teacher_agreement else None
-        )
-        self._counters = {phase: checks.Counters(phase) for phase in ("training", "evaluation")}
+        self._logs = Logs(self._terms, teacher_agreement=teacher_agreement)
+        # Here Keras tracks them.
+        self._means, self._agreement = self._logs.means, self._logs.agreement
         self._expected_fingerprint = None
         self._first_batch = FirstBatch(self)
         self._take_teacher(teacher)
@@ -156,7 +154,8 @@ class Distiller(WorkersModel):
                 given, preprocessing=self.teacher_preprocessing, function=self.teacher_features
             )
         checks.check_models(teacher, self.student)
-        self._check_fingerprint(teacher)
+        if teacher is not None and self._expected_fingerprint is not None:
+            saving.check_fingerprint(teacher, self._expected_fingerprint)
         self._teacher = self.teacher_state = None
         for term in self._terms:
             # What a loss reads of a teacher is this one's now.
@@ -179,19 +178,6 @@ class Distiller(WorkersModel):
         self._first_batch.expect(other_models=True)
         # Functions that were traced without this teacher are of no use any more.
         self.train_function = self.test_function = None
-
-    def _check_fingerprint(self, teacher):
-        expected = self._expected_fingerprint
-        if teacher is None or expected is None:
-            return
-        found = teacher.fingerprint()
-        if found != expected:
-            raise ValueError(
-                "Expected the teacher that this distiller was trained with, of fingerprint "
-                f"{expected[:12]}. Received: '{teacher.name}' of fingerprint "
-                f"{(found or 'unknown')[:12]}. Hint: to go on with another teacher make a new "
-                "Distiller around distiller.student."
-            )
 
     # Connecting losses to the two models
 
@@ -256,7 +242,7 @@ class Distiller(WorkersModel):
         x, context = self._unpack(data, training=True)
         # Before the student runs: where replicas wait for each other, the next one runs, and the
         # losses that its layers add would be found in the place of this one's.
-        share = share_of(_examples_in(x))
+        share = share_of(examples_in(x))
         teacher = self._teacher(context)
         with tf.GradientTape() as tape:
             student = self(x, training=True, return_features=True)
@@ -265,7 +251,7 @@ class Distiller(WorkersModel):
         gradients = tape.gradient(scaled_loss, self.trainable_weights)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
         self._teacher.after_step(self._step())
-        return self._logs("training", x, values, teacher, student, context)
+        return self._log("training", x, values, teacher, student, context)
 
     def test_step(self, data):
         """Evaluates a batch; returns the logs."""
@@ -274,32 +260,12 @@ class Distiller(WorkersModel):
         teacher = self._teacher(context) if asked else None
         student = self(x, training=False, return_features=True)
         _, values = self._total_loss(teacher, student, context)
-        return self._logs("evaluation", x, values, teacher, student, context)
+        return self._log("evaluation", x, values, teacher, student, context)
 
     def _unpack(self, data, training):
         """Returns the inputs of a batch, and what a loss may know of it besides."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        return self._context(x, y, sample_weight, training)
-
-    def _context(self, x, y, sample_weight, training):
-        x, answers = split_stored(x)
-        x, index = split_index(x)
-        if index is not None:
-            # In Keras's symbolic pass over a distributed batch they come as floats.
-            index = ops.cast(index, "int64")
-        example_weight, position_weight = split_sample_weight(sample_weight)
-        context = Context(
-            step=self._step(),
-            labels=y,
-            sample_weight=sample_weight,
-            example_weight=example_weight,
-            position_weight=position_weight,
-            inputs=x,
-            index=index,
-            answers=answers,
-            training=training,
-        )
-        return x, context
+        return context_of(x, y, sample_weight, step=self._step(), training=training)
 
     def _total_loss(self, teacher, student, context, share=None):
         """Returns the total loss as the class states it, and what is logged of it.
@@ -319,18 +285,18 @@ class Distiller(WorkersModel):
         task = self._task_loss(context.labels, student[0], context.sample_weight)
         if task is not None:
             # Keras divides it by the number of replicas.
-            values[_TASK] = task = task * replicas()
+            values[TASK] = task = task * replicas()
             if not _is_zero(alpha):
                 terms.append(alpha * task if teacher is not None else task)
         if teacher is not None:
             distillation = self._distillation_losses(teacher, student, context)
             values |= distillation
             if not _is_zero(1.0 - alpha):
-                terms.append((1.0 - alpha) * distillation[_DISTILLATION])
+                terms.append((1.0 - alpha) * distillation[DISTILLATION])
         loss = sum(terms) if terms else ops.zeros(())
         penalty = sum(ops.sum(ops.cast(entry, "float32")) for entry in self.losses)
         share = 1.0 / replicas() if share is None else share
-        return loss * share + penalty / replicas(), {**values, _TOTAL: loss + penalty}
+        return loss * share + penalty / replicas(), {**values, TOTAL: loss + penalty}
 
     def _task_loss(self, y, y_pred, sample_weight):
         """Returns the loss that was given to `compile`; None without it, or without labels."""
@@ -359,41 +325,20 @@ class Distiller(WorkersModel):
             examples = ops.cast(ops.shape(values)[0], values.dtype)
             losses[term.name] = loss = ops.divide_no_nan(ops.sum(values), examples)
             total += schedules.value_at(term.weight, context.step) * loss
-        return {**losses, _DISTILLATION: total}
+        return {**losses, DISTILLATION: total}
 
-    def _logs(self, phase, x, values, teacher, student, context):
-        """Updates what is counted and measured on a batch; returns the logs of what there was."""
+    def _log(self, phase, x, values, teacher, student, context):
+        """Measures and counts a batch; returns the logs of what there was."""
         outputs, y = student[0], context.labels
-        self._means.update_state(values, _examples_in(outputs))
-        absent = set(self._means.names) - values.keys()
-        counts = {}
-        if teacher is not None:
-            counts["teacher"] = checks.count_not_finite(teacher.outputs)
-        if self._agreement is not None:
-            if teacher is None:
-                absent.add(self._agreement.name)
-            else:
-                self._update_agreement(teacher, outputs)
+        absent = self._logs.update(values, teacher, self._seen_of(student)[0], self._activations)
         if y is None:
             logs = self.get_metrics_result()
         else:
-            counts["labels"] = checks.count_bad_labels(y, outputs, self._compiled_with.loss)
             logs = self.compute_metrics(x, y, outputs, sample_weight=context.sample_weight)
-        if context.example_weight is not None and self._leaves_out:
-            counts["weights"] = checks.count_not_binary(context.example_weight)
-        self._counters[phase].add(counts)
+        loss, leaves_out = self._compiled_with.loss, self._leaves_out
+        bad = count_bad(teacher, outputs, context, loss=loss, leaves_out=leaves_out)
+        self._logs.count(phase, bad)
         return {name: value for name, value in logs.items() if name not in absent}
-
-    def _update_agreement(self, teacher, student_outputs):
-        """Counts in how many predictions the student says what its teacher says."""
-        student_outputs = self._seen_of((student_outputs, {}))[0]
-        outputs = [keras.tree.flatten(side) for side in (teacher.outputs, student_outputs)]
-        declared = declared_heads(self._terms, len(outputs[1]))
-        for index, pair in enumerate(zip(*outputs, strict=True)):
-            seen = [known and known[index] for known in self._activations]
-            agree = agreement(*pair, *seen, head=declared[index])
-            weight = teacher.known_at(agree, mask_of(pair[1]))
-            self._agreement.update_state(agree, sample_weight=weight)
 
     def _step(self):
         return None if self.optimizer is None else self.optimizer.iterations
@@ -404,35 +349,13 @@ class Distiller(WorkersModel):
         Called at the end of an epoch too, before any callback: here the counters are read.
         """
         if tf.executing_eagerly():
-            for counters in self._counters.values():
-                counters.raise_if_any()
-        logs = {}
-        for metric in self.metrics:
-            # The compiled metrics stay unbuilt as long as there are no labels.
-            if not getattr(metric, "built", True):
-                continue
-            result = metric.result()
-            named = result if isinstance(result, dict) else {metric.name: result}
-            twice = named.keys() & logs.keys() & self._own_names()
-            if twice:
-                raise ValueError(
-                    f"Expected names in the logs that differ. Received twice: {sorted(twice)}. "
-                    "Hint: give the loss or the metric another name=."
-                )
-            logs.update(named)
-        # Keras's own name of the total, which its callbacks watch by default.
-        logs["loss"] = logs[_TOTAL]
-        return logs
-
-    def _own_names(self):
-        """Returns the names of the logs that are neither Keras's nor the user's."""
-        return {*KERAS_LOGS, "teacher_agreement", *(term.name for term in self._terms)}
+            self._logs.raise_if_bad()
+        return self._logs.of(self.metrics)
 
     def reset_metrics(self):
         """Resets all metrics, and the counters of bad examples."""
         super().reset_metrics()
-        for counters in self._counters.values():
-            counters.reset()
+        self._logs.reset()
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Returns the total loss of a batch, a scalar, as `fit` minimizes it.
@@ -447,7 +370,7 @@ class Distiller(WorkersModel):
             sample_weight: None, or weights of shape [batch].
             training: Whether the student is run as in training.
         """
-        x, context = self._context(x, y, sample_weight, training)
+        x, context = context_of(x, y, sample_weight, step=self._step(), training=training)
         if y_pred is None or self._student_reader.paths:
             student = self(x, training=training, return_features=True)
         else:
@@ -552,14 +475,6 @@ class Distiller(WorkersModel):
         (print_fn or print)(describe(self))
 
 
-_TOTAL, _TASK, _DISTILLATION = "total_loss", "student_loss", "distillation_loss"
-
-
 def _is_zero(weight):
     """Returns whether a weight is the plain number 0, so that its term is left out, NaN and all."""
     return isinstance(weight, int | float) and weight == 0
-
-
-def _examples_in(batch):
-    """Returns how many examples a batch of inputs or outputs has, an integer scalar."""
-    return ops.shape(keras.tree.flatten(batch)[0])[0]

@@ -6,7 +6,7 @@ import warnings
 import keras
 import tensorflow as tf
 
-from keras_kd import checks
+from keras_kd import batch_checks, checks
 from keras_kd.losses import Context
 from keras_kd.teachers.baseline import warn_if_no_better_than_chance
 from keras_kd.workers import refused_together
@@ -77,17 +77,17 @@ class FirstBatch:
                 f"those of others: {', '.join(map(str, context.answers))}. Hint: the teacher that "
                 "they were attached by reads them."
             )
-        answer = checks.run_on(x, "teacher", lambda: teacher(context))
-        checks.check_finite_teacher(answer.outputs, answer.features)
+        answer = batch_checks.run_on(x, "teacher", lambda: teacher(context))
+        batch_checks.check_finite_teacher(answer.outputs, answer.features)
         if context.example_weight is not None and distiller._leaves_out:
-            checks.check_binary(context.example_weight)
-        form = checks.form_of((x, y, context.index))
+            batch_checks.check_binary(context.example_weight)
+        form = batch_checks.form_of((x, y, context.index))
         other_form = form != self._form
         if other_form:
             self._outputs = self._check_models(x, context)
             self._form = form
         if y is not None and distiller._compiled_with.loss is not None:
-            checks.check_labels(y, self._outputs, distiller._compiled_with.loss)
+            batch_checks.check_labels(y, self._outputs, distiller._compiled_with.loss)
             if other_form and _same_units(
                 answer.outputs, distiller._seen_of((self._outputs, {}))[0]
             ):
@@ -98,21 +98,21 @@ class FirstBatch:
         distiller = self._distiller
         # A few examples tell it, without the memory of a whole batch outside of the graph.
         x, labels, index, answers = map(
-            checks.first_examples, (x, context.labels, context.index, context.answers)
+            batch_checks.first_examples, (x, context.labels, context.index, context.answers)
         )
         # Without weights, which are for the distiller to apply.
         context = Context(
             step=distiller._step(), labels=labels, inputs=x, index=index, answers=answers
         )
         teacher = distiller._teacher(context)
-        student = checks.run_on(
+        student = batch_checks.run_on(
             x, "student", lambda: distiller(x, training=False, return_features=True)
         )
         checks.check_models(distiller._teacher, distiller.student)
         if labels is None and distiller._compiled_with.has_metrics:
             warnings.warn("There are no labels: metrics that need them are skipped.", stacklevel=2)
         if labels is not None and distiller._compiled_with.loss is not None:
-            checks.check_labels(labels, student[0], distiller._compiled_with.loss)
+            batch_checks.check_labels(labels, student[0], distiller._compiled_with.loss)
         sides = (teacher.outputs, teacher.features), distiller._seen_of(student)
         for term in distiller._terms:
             seen = term.teacher_side(*sides[0]), term.student_side(*sides[1])

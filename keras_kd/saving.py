@@ -62,6 +62,26 @@ def arguments_of(config):
     return config, fingerprint
 
 
+def check_fingerprint(teacher, expected):
+    """Refuses a teacher that is not the one that a distiller was trained with.
+
+    Args:
+        teacher: A `keras_kd.teachers.Teacher`.
+        expected: The fingerprint of that one.
+
+    Raises:
+        ValueError: If it is another.
+    """
+    found = teacher.fingerprint()
+    if found != expected:
+        raise ValueError(
+            "Expected the teacher that this distiller was trained with, of fingerprint "
+            f"{expected[:12]}. Received: '{teacher.name}' of fingerprint "
+            f"{(found or 'unknown')[:12]}. Hint: to go on with another teacher make a new "
+            "Distiller around distiller.student."
+        )
+
+
 def seed_states(model):
     """Returns the variables that are neither weights nor metrics: those of random layers."""
     others = {id(v) for v in (*model.weights, *model.metrics_variables)}

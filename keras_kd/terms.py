@@ -3,7 +3,6 @@
 import dataclasses
 
 import keras
-from keras import ops
 
 from keras_kd import schedules
 from keras_kd.features import mask_of, pick
@@ -14,7 +13,8 @@ from keras_kd.losses import (
     as_distillation_loss,
 )
 
-KERAS_LOGS = ("loss", "total_loss", "student_loss", "distillation_loss")
+TOTAL, TASK, DISTILLATION = "total_loss", "student_loss", "distillation_loss"
+KERAS_LOGS = ("loss", TOTAL, TASK, DISTILLATION)
 
 
 @dataclasses.dataclass
@@ -182,21 +182,6 @@ def _known(side, outputs, features, path):
     if (path is None and outputs is None) or (path is not None and features is None):
         return None
     return side(outputs, features)
-
-
-def split_sample_weight(sample_weight):
-    """Returns (weights of shape [batch], weights of shape [batch, ...positions]); one is None."""
-    if sample_weight is None:
-        return None, None
-    if keras.tree.is_nested(sample_weight):
-        raise ValueError(
-            "Expected one array of sample weights, shape [batch]. Received a structure of them. "
-            "Hint: distillation losses weigh examples, not outputs."
-        )
-    shape = sample_weight.shape
-    if len(shape) == 2 and shape[-1] == 1:
-        return ops.squeeze(sample_weight, -1), None
-    return (sample_weight, None) if len(shape) == 1 else (None, sample_weight)
 
 
 class Projectors(keras.layers.Layer):

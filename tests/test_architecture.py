@@ -66,6 +66,7 @@ WITHOUT_TENSORFLOW = {
     "features",
     "projectors",
     "heads",
+    "graph",
     "attention",
     "suggest",
     "students",

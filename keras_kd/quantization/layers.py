@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_kd import heads
+from keras_kd.quantization.batch_norm import normalized_by_batch
 from keras_kd.quantization.fake_quantization import (
     SMALLEST_RANGE,
     fake_quantize,
@@ -252,7 +253,7 @@ class Quantized(keras.Layer):
                 scales = ops.stop_gradient(scales)
                 if self.quantizing:
                     kernel = self._rounded(kernel * scales, training) / scales
-                return self.batch_norm(self._run(inputs, kernel, bias), training=True)
+                return normalized_by_batch(self.batch_norm, self._run(inputs, kernel, bias))
             kernel = kernel * scales
             bias = offset if bias is None else offset + bias * scale
         if self.quantizing or not training:

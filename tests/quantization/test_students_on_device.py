@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd import deploy
-from keras_kd.quantization import Phases, quantize_aware
+from keras_kd import deploy, students
+from keras_kd.quantization import Percentile, Phases, quantize_aware
 
 # Pictures of each test: the standard error of a share of 99 % is .2 %.
 COUNT = 2000
@@ -15,15 +15,26 @@ COUNT = 2000
 AGREEMENT = 0.99
 
 
-@pytest.fixture(scope="module")
-def cifar10(data_folder):
-    """Return CIFAR-10's training and test pictures, float32 in 0..255, and the test labels."""
+def load(data_folder, name):
+    """Return a dataset's training and test pictures, float32 in 0..255, each with labels."""
     spec = importlib.util.spec_from_file_location("load_data", data_folder / "load_data.py")
     loader = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loader)
-    data = loader.load("cifar10")
-    x_train, x_test = (data[name].astype("float32") for name in ("x_train", "x_test"))
+    data = loader.load(name)
+    x_train, x_test = (data[key].astype("float32") for key in ("x_train", "x_test"))
     return x_train, data["y_train"], x_test[:COUNT], data["y_test"][:COUNT]
+
+
+@pytest.fixture(scope="module")
+def cifar10(data_folder):
+    return load(data_folder, "cifar10")
+
+
+@pytest.fixture(scope="module")
+def digits(data_folder):
+    """Return MNIST with pictures of shape [count, 28, 28, 1] in -1..1."""
+    x_train, y_train, x, y = load(data_folder, "mnist")
+    return x_train[..., None] / 127.5 - 1.0, y_train, x[..., None] / 127.5 - 1.0, y
 
 
 def decisions(quantized, x):
@@ -37,11 +48,16 @@ def decisions(quantized, x):
 @pytest.mark.slow
 @pytest.mark.data
 def test_mlperf_tinys_resnet8(data_folder, cifar10):
-    """From its trained weights, after two epochs of training with quantization."""
+    """From its trained weights, after two epochs of training with quantization.
+
+    With ranges up to the largest values, as `MovingAverage` finds them, it was 98.5 % of 4,000: in
+    the coarser steps of its logits more pictures lie between two classes.
+    """
     path = data_folder / "models" / "mlcommons_tiny" / "pretrainedResnet.h5"
     x_train, y_train, x, y = cifar10
     student = keras.saving.load_model(path, compile=False)
-    quantized = quantize_aware(student, calibration=x_train[:256])
+    keras.utils.set_random_seed(0)
+    quantized = quantize_aware(student, observer=Percentile(), calibration=x_train[:256])
     optimizer = keras.optimizers.SGD(1e-4, momentum=0.9)
     quantized.compile(optimizer, "sparse_categorical_crossentropy")
     phases = Phases(freeze_ranges_epoch=1, freeze_batch_norm_epoch=1)
@@ -52,3 +68,39 @@ def test_mlperf_tinys_resnet8(data_folder, cifar10):
     assert np.mean(model == device) >= AGREEMENT
     # 87.19 % as published, in float on all 10,000: three standard errors of 2,000 are 2.2 %.
     assert np.mean(device == y) > 0.872 - 0.022
+
+
+def ds_cnn():
+    return students.ds_cnn((28, 28, 1), 10)
+
+
+def mobilenet_v1():
+    return students.mobilenet_v1((28, 28, 1), 10, width=0.25, total_stride=8)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize(("make", "epochs"), [(ds_cnn, 3), (mobilenet_v1, 5)])
+def test_students_of_handwritten_digits(digits, make, epochs):
+    """Trained from scratch on 12,800 digits, then for two epochs on half of them as integers."""
+    keras.utils.set_random_seed(0)
+    x_train, y_train, x, y = digits
+    student, count = make(), 12800
+    rate = keras.optimizers.schedules.CosineDecay(4e-3, epochs * count // 64)
+    student.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    student.fit(x_train[:count], y_train[:count], batch_size=64, epochs=epochs, verbose=0)
+    quantized = quantize_aware(student, calibration=x_train[:256])
+    quantized.compile(keras.optimizers.SGD(1e-3, momentum=0.9), "sparse_categorical_crossentropy")
+    phases = Phases(freeze_ranges_epoch=1, freeze_batch_norm_epoch=1)
+    quantized.fit(
+        x_train[: count // 2],
+        y_train[: count // 2],
+        batch_size=64,
+        epochs=2,
+        verbose=0,
+        callbacks=[phases],
+    )
+    model, device = decisions(quantized, x)
+    assert np.mean(model == device) >= AGREEMENT
+    # That they have learned is half of the question; both had 97 %.
+    assert np.mean(device == y) > 0.95

@@ -1,8 +1,8 @@
 """BatchNormalization in training, in one op where TensorFlow has one for it.
 
 Keras 3 takes the moments and normalizes in ops of their own, each of which reads all of the
-outputs; TensorFlow's fused op takes half of the time, and in a small convolutional student that is
-a large part of the step.
+outputs. With TensorFlow's fused op in their place a step of a small convolutional student took 0.92
+of the float student's, with them 1.19 (docs/quantization.md).
 """
 
 import keras

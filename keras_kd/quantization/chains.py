@@ -260,13 +260,6 @@ def _as_row(call, layer, shape):
     ]
 
 
-def _embedding(call):
-    layer = device_layers.GatheredEmbedding.from_config(call.operation.get_config())
-    layer.build(call.inputs[0].shape)
-    layer.set_weights(call.operation.get_weights())
-    return [layer]
-
-
 CHAINS = {
     _LAYERS.SeparableConv1D: _separable,
     _LAYERS.SeparableConv2D: _separable,
@@ -282,5 +275,4 @@ CHAINS = {
     _LAYERS.UpSampling2D: _upsampling,
     _LAYERS.RepeatVector: _repeating,
     _LAYERS.AveragePooling1D: _pooling_1d,
-    _LAYERS.Embedding: _embedding,
 }

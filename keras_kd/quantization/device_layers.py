@@ -99,19 +99,3 @@ class NearestUpsampling(keras.Layer):
     def get_config(self):
         """Returns what makes this layer again."""
         return {**super().get_config(), "size": self.size}
-
-
-@keras.saving.register_keras_serializable(package="keras_kd.quantization")
-class GatheredEmbedding(keras.layers.Embedding):
-    """An Embedding of tokens that are not negative.
-
-    Keras counts negative ones from the table's end, in three ops more, of which TFLite Micro lacks
-    one.
-    """
-
-    def call(self, inputs):
-        """Returns the rows of the table, [..., output_dim]."""
-        import tensorflow as tf
-
-        table = ops.cast(self.embeddings, self.compute_dtype)
-        return tf.gather(table, ops.cast(inputs, "int32"))

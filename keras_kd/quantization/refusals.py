@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 
-from keras_kd.quantization import device_layers
 from keras_kd.quantization.rules import Rule, activation_of, rule_of
 
 _LAYERS = keras.layers
@@ -67,7 +66,7 @@ def refusal(call, in_kernel, scheme):
 
 def _about_inputs(call, rule):
     whole = [x for x in call.inputs if not keras.backend.is_float_dtype(x.dtype)]
-    if isinstance(call.operation, device_layers.GatheredEmbedding):
+    if isinstance(call.operation, _LAYERS.Embedding):
         return None if whole else 'tokens are no floats: keras.Input(..., dtype="int32")'
     if whole and rule not in (Rule.SAME_VALUES, Rule.INPUT_RANGE):
         return "it reads integers, which have no range: give it a float Input"
@@ -81,7 +80,7 @@ def _about_options(call, rule, in_kernel):
     if rule is Rule.RANGE and activation_of(operation) == "other":
         function = getattr(operation, "activation", None)
         return f"of {getattr(function, '__name__', 'these arguments')}: {_FLOAT}"
-    if isinstance(operation, device_layers.GatheredEmbedding) and operation.mask_zero:
+    if isinstance(operation, _LAYERS.Embedding) and operation.mask_zero:
         return f"{_MASK}: mask_zero=False"
     if isinstance(operation, _LAYERS.Rescaling):
         scale, offset = np.asarray(operation.scale), np.asarray(operation.offset)

@@ -31,6 +31,7 @@ _LAYERS = keras.layers
 RULES = {
     _LAYERS.Activation: Rule.RANGE,
     _LAYERS.Add: Rule.RANGE,
+    _LAYERS.Embedding: Rule.RANGE,
     _LAYERS.GlobalAveragePooling1D: Rule.RANGE,
     _LAYERS.GlobalAveragePooling2D: Rule.RANGE,
     _LAYERS.LeakyReLU: Rule.RANGE,
@@ -40,7 +41,6 @@ RULES = {
     _LAYERS.Rescaling: Rule.RANGE,
     _LAYERS.Softmax: Rule.RANGE,
     _LAYERS.Subtract: Rule.RANGE,
-    device_layers.GatheredEmbedding: Rule.RANGE,
     device_layers.SaturatingReLU: Rule.RANGE,
     _LAYERS.AveragePooling2D: Rule.INPUT_RANGE,
     _LAYERS.Resizing: Rule.INPUT_RANGE,
@@ -80,7 +80,7 @@ RULES = {
     _LAYERS.BatchNormalization: Rule.BATCH_NORM,
 }
 
-# Functions that the converter makes part of the op in front of them.
+# Functions that the converter makes part of the op in front of them. No value of theirs is below 0.
 FUSED = {"relu", "relu6"}
 # The ranges that the runtime has for these, whatever was seen, by the bits of its integers: 1/256,
 # 1/128 and 1/16 a step of int8, 2^-15 of int16. Sources: the LiteRT 8-bit quantization

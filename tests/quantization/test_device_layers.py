@@ -6,7 +6,6 @@ import pytest
 
 from keras_kd.quantization import FakeQuantize, Fixed, calibrate, quantize_aware
 from keras_kd.quantization.device_layers import (
-    GatheredEmbedding,
     NearestUpsampling,
     Requantize,
     SaturatingReLU,
@@ -22,7 +21,6 @@ layers = keras.layers
         Requantize(3),
         SaturatingReLU(4.0),
         NearestUpsampling((2, 3)),
-        GatheredEmbedding(5, 4),
     ],
     ids=lambda layer: type(layer).__name__,
 )
@@ -39,15 +37,6 @@ def test_nearest_upsampling_is_keras_upsampling():
     np.testing.assert_array_equal(layer(x), expected)
     np.testing.assert_array_equal(layer(x, training=True), expected)
     assert layer.compute_output_shape(x.shape) == (2, 6, 12, 5)
-
-
-def test_a_gathered_embedding_is_keras_embedding():
-    tokens = np.array([[0, 4, 2], [1, 1, 3]])
-    ours, keras_own = GatheredEmbedding(5, 4), layers.Embedding(5, 4)
-    keras_own.build((None, 3))
-    ours.build((None, 3))
-    ours.set_weights(keras_own.get_weights())
-    np.testing.assert_array_equal(ours(tokens), keras_own(tokens))
 
 
 def test_requantizing_changes_next_to_nothing_and_never_twice_the_same():

@@ -54,15 +54,22 @@ def fake_quantize_kernel(kernel, largest, *, bits=8):
     )
 
 
-def largest_values(kernel, *, per_channel):
+def largest_values(kernel, *, per_channel, scales=1.0):
     """Returns the largest absolute value of a kernel, or of each channel of its last axis.
 
-    Not below what `SMALLEST_RANGE` and `SMALLEST_CHANNEL` say. Receives no gradient.
+    It is at least what `SMALLEST_RANGE` and `SMALLEST_CHANNEL` say, and receives no gradient.
+
+    Args:
+        kernel: float32, of shape [..., channels].
+        per_channel: Whether each channel has a value of its own.
+        scales: What the device multiplies the kernel by, or each channel; not 0. The smallest
+            values are those of the product.
     """
     axes = tuple(range(len(kernel.shape) - 1)) if per_channel else None
-    largest = ops.stop_gradient(ops.max(ops.abs(kernel), axis=axes))
+    scales = ops.abs(scales)
+    largest = ops.max(ops.abs(kernel), axis=axes) * scales
     floor = ops.maximum(ops.max(largest) * SMALLEST_CHANNEL, SMALLEST_RANGE)
-    return ops.maximum(largest, floor)
+    return ops.stop_gradient(ops.maximum(largest, floor) / scales)
 
 
 def straight_through(x, rounded):

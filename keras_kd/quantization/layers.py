@@ -1,5 +1,6 @@
 """The layers of a student that trains as it will compute on the device."""
 
+import functools
 import math
 
 import keras
@@ -35,6 +36,8 @@ class FakeQuantize(heads.Transparent, keras.Layer):
     Args:
         observer: Finds the range: see `keras_kd.quantization.observers`.
         bits: Of the integer type: 8, or 16, whose grid has 0 in its middle.
+        nonnegative: Whether no value is below 0, as behind a ReLU, so that the smallest one of a
+            batch need not be looked for.
         observing: Whether training moves the range.
         quantizing: Whether training rounds; inference always does, as the device would.
         **kwargs: Passed to `keras.Layer`.
@@ -42,10 +45,13 @@ class FakeQuantize(heads.Transparent, keras.Layer):
     Reference: Jacob et al., arXiv:1712.05877, section 3.
     """
 
-    def __init__(self, observer, *, bits=8, observing=True, quantizing=True, **kwargs):
+    def __init__(
+        self, observer, *, bits=8, nonnegative=False, observing=True, quantizing=True, **kwargs
+    ):
         super().__init__(autocast=False, **kwargs)
         self.observer = observer
         self.bits = bits
+        self.nonnegative = nonnegative
         self.observing = observing
         self.quantizing = quantizing
         self.calibrating = False
@@ -91,9 +97,16 @@ class FakeQuantize(heads.Transparent, keras.Layer):
         return rounded if isinstance(inputs, list | tuple) else rounded[0]
 
     def _rounded(self, x, training):
-        if not (training and self.observer.learned):
-            return fake_quantize(x, *self.ends(), bits=self.bits)
-        # TensorFlow's op has no gradient for the step.
+        if training and self.observer.learned:
+            return self._rounded_to_steps(x)
+        if training and self.bits == 8 and self.observer.fixed is None:
+            # The op puts 0 on the grid itself, so some ten small ops are saved. It differs from
+            # `ends` where 0 lies halfway between two values, which a range that is seen does not.
+            return fake_quantize(x, *self._seen())
+        return fake_quantize(x, *self.ends(), bits=self.bits)
+
+    def _rounded_to_steps(self, x):
+        """Returns the rounded inputs with a gradient for the step, which the op does not have."""
         _, zero_point = self._grid()
         values = math.prod(size for size in x.shape[1:] if size is not None)
         step = learned_step(self.log_step, values=values, bits=self.bits)
@@ -117,14 +130,19 @@ class FakeQuantize(heads.Transparent, keras.Layer):
         return step, zero_point
 
     def _observed_grid(self):
-        low, high = ops.minimum(self.range[0], 0.0), ops.maximum(self.range[1], 0.0)
+        low, high = self._seen()
         if self.bits == 16:
             # The runtimes' kernels of int16 know no other place of 0.
             middle = 2.0**15
-            step = ops.maximum(-low / middle, high / (middle - 1.0))
-            return ops.maximum(step, SMALLEST_RANGE / (2**16 - 1)), middle
-        step = ops.maximum(high - low, SMALLEST_RANGE) / (2**self.bits - 1)
+            return ops.maximum(-low / middle, high / (middle - 1.0)), middle
+        step = (high - low) / (2**self.bits - 1)
         return step, ops.round(-low / step)
+
+    def _seen(self):
+        """Returns the range (low, high) as it was seen, with 0 in it and no length of 0."""
+        low, high = ops.unstack(self.range)
+        low = ops.minimum(low, 0.0)
+        return low, ops.maximum(high, ops.maximum(low + SMALLEST_RANGE, 0.0))
 
     def _observe(self, tensors):
         seen = [
@@ -132,7 +150,8 @@ class FakeQuantize(heads.Transparent, keras.Layer):
             for x in tensors
         ]
         lows, highs = zip(*seen, strict=True)
-        new = ops.stack([ops.min(ops.stack(lows)), ops.max(ops.stack(highs))])
+        low = 0.0 if self.nonnegative else functools.reduce(ops.minimum, lows)
+        new = ops.stack([low, functools.reduce(ops.maximum, highs)])
         self.range.assign(self.observer.updated(self.range, new, self.batches))
         if self.observer.learned:
             counts = self.batches < self.observer.batches
@@ -146,6 +165,7 @@ class FakeQuantize(heads.Transparent, keras.Layer):
             **super().get_config(),
             "observer": keras.saving.serialize_keras_object(self.observer),
             "bits": self.bits,
+            "nonnegative": self.nonnegative,
             "observing": self.observing,
             "quantizing": self.quantizing,
         }
@@ -247,18 +267,27 @@ class Quantized(keras.Layer):
         bias = self.layer.bias if self.layer.use_bias else None
         if self.batch_norm is not None:
             scale, offset = self._folded()
-            scales = self._kernel.per_channel(scale, kernel)
             if training and self.batch_statistics:
-                # Only the place of the grid comes from the moving average.
-                scales = ops.stop_gradient(scales)
                 if self.quantizing:
-                    kernel = self._rounded(kernel * scales, training) / scales
+                    # Only the place of the grid comes from the moving average.
+                    kernel = self._rounded_times(ops.stop_gradient(scale), kernel)
                 return normalized_by_batch(self.batch_norm, self._run(inputs, kernel, bias))
-            kernel = kernel * scales
+            kernel = kernel * self._kernel.per_channel(scale, kernel)
             bias = offset if bias is None else offset + bias * scale
         if self.quantizing or not training:
             kernel = self._rounded(kernel, training)
         return self._run(inputs, kernel, bias)
+
+    def _rounded_times(self, scale, kernel):
+        """Returns q(kernel * scale) / scale, for training."""
+        if self._has_channel_ranges and not self.learned_steps:
+            # A channel's grid is divided by its scale in place of all that is on it.
+            stored = self._kernel.as_on_device(kernel)
+            largest = largest_values(stored, per_channel=True, scales=scale)
+            rounded = fake_quantize_kernel(stored, largest, bits=self.bits)
+            return self._kernel.as_in_keras(straight_through(stored, rounded), kernel)
+        scales = self._kernel.per_channel(scale, kernel)
+        return self._rounded(kernel * scales, training=True) / scales
 
     def _rounded(self, kernel, training):
         """Returns the kernel rounded; in training with the gradient of the kernel itself."""
@@ -286,8 +315,11 @@ class Quantized(keras.Layer):
         return self._largest_of(stored)
 
     def _largest_of(self, stored):
-        per_channel = self.per_channel and self._kernel.per_channel_scales
-        return largest_values(stored, per_channel=per_channel)
+        return largest_values(stored, per_channel=self._has_channel_ranges)
+
+    @property
+    def _has_channel_ranges(self):
+        return self.per_channel and self._kernel.per_channel_scales
 
     def _run(self, inputs, kernel, bias):
         dtype = self.compute_dtype

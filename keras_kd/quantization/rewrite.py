@@ -14,7 +14,9 @@ from keras_kd.quantization.lowering import lowered, norms_behind_kernels
 from keras_kd.quantization.observers import MovingAverage, Observer
 from keras_kd.quantization.refusals import refusal
 from keras_kd.quantization.rules import (
+    FUSED,
     Rule,
+    activation_of,
     is_fused,
     observer_for,
     rule_of,
@@ -244,7 +246,8 @@ class _Rewrite:
             joins = rule_of(reader) is Rule.JOINT_RANGE and observer.fixed is None
             if joins or (is_fused(reader) and takes_activation(call.operation)):
                 return
-        self._give_range(call.output, name, observer)
+        nonnegative = activation_of(call.operation) in FUSED
+        self._give_range(call.output, name, observer, nonnegative=nonnegative)
 
     def _quantized(self, operation, norm):
         return Quantized(
@@ -273,14 +276,15 @@ class _Rewrite:
         made = keras.tree.flatten(layer(*args, **kwargs))
         self._new.update(zip(call.outputs, made, strict=True))
 
-    def _give_range(self, old, name, observer):
-        layer = self._range_layer(name, observer)
+    def _give_range(self, old, name, observer, *, nonnegative=False):
+        layer = self._range_layer(name, observer, nonnegative=nonnegative)
         self._new[old] = layer(self._new[old])
         self._range[old] = layer
 
-    def _range_layer(self, name, observer):
+    def _range_layer(self, name, observer, *, nonnegative=False):
         name = self._unique(f"{name}{RANGE_SUFFIX}")
-        return FakeQuantize(observer, bits=self._scheme.activation_bits, name=name)
+        bits = self._scheme.activation_bits
+        return FakeQuantize(observer, bits=bits, nonnegative=nonnegative, name=name)
 
     def _unique(self, name):
         unique, number = name, 1

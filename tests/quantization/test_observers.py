@@ -52,6 +52,28 @@ def test_a_moving_average_counts_the_first_batches_alike(batches):
     np.testing.assert_allclose(expected[1], ends[:2].mean(axis=0))
 
 
+def test_behind_a_relu_the_smallest_value_is_not_looked_for(rng):
+    values = [rng.uniform(0.1, 1.0, size=(16, 5)).astype("float32") for _ in range(3)]
+    plain, layer = FakeQuantize(MovingAverage()), FakeQuantize(MovingAverage(), nonnegative=True)
+    for batch in values:
+        np.testing.assert_array_equal(layer(batch, training=True), plain(batch, training=True))
+    assert np.asarray(plain.range)[0] > 0
+    # 0 is a value of any grid, so it is the range's end all the same.
+    assert np.asarray(layer.range)[0] == 0
+    np.testing.assert_array_equal(layer.ends(), plain.ends())
+    assert FakeQuantize.from_config(layer.get_config()).nonnegative
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.3, 2.0), (0.0, 3.0), (0.5, 0.7), (0.0, 0.0)])
+def test_training_and_inference_have_one_grid(low, high, rng):
+    layer = FakeQuantize(MinMax())
+    layer(np.array([low, high], "float32"), training=True)
+    layer.observing = False
+    x = rng.uniform(low - 0.1, high + 0.1, size=1000).astype("float32")
+    trained, inferred = (np.asarray(layer(x, training=value)) for value in (True, False))
+    np.testing.assert_allclose(trained, inferred, rtol=1e-6)
+
+
 def test_min_max_keeps_the_widest(batches):
     found = ranges(MinMax(), batches[::-1])
     np.testing.assert_allclose(found[0], [batches[-1].min(), batches[-1].max()])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_kd import deploy, quantization, students
+from keras_kd.deploy import devices, vela
 from tests.quantization.layer_cases import INPUTS
 from tests.quantization.on_device import (
     check_alike,
@@ -181,13 +182,19 @@ def test_trained_steps_are_those_of_the_file():
     check_alike(steps, STEPS["softmax"])
 
 
-@pytest.mark.slow
-def test_a_whole_student_decides_as_the_device_does():
+@pytest.fixture(scope="module")
+def resnet():
+    """Return a quantized ResNet-8, inputs for it, and its file."""
     rng = np.random.default_rng(0)
     model = trained(students.resnet8((16, 16, 3), 5), rng)
     x = examples_for(model, rng, 512)
     quantized = quantization.quantize_aware(model, "int16x8", calibration=x[:64])
-    artifact = deploy.convert(quantized, quantization="int16x8")
+    return quantized, x, deploy.convert(quantized, quantization="int16x8")
+
+
+@pytest.mark.slow
+def test_a_whole_student_decides_as_the_device_does(resnet):
+    quantized, x, artifact = resnet
     assert not deploy.model_info(artifact.content).float_tensors
     said = quantized.predict(x, verbose=0).argmax(axis=-1)
     # A student that always says the same would agree for nothing.
@@ -196,3 +203,12 @@ def test_a_whole_student_decides_as_the_device_does():
         device = deploy.predict(artifact, x, runtime=runtime).argmax(axis=-1)
         # The issue asks for 99 %. Calibrated by 64 examples, some of the others are clipped.
         assert np.mean(device == said) >= 0.99
+
+
+@pytest.mark.slow
+def test_an_npu_takes_all_of_a_student(resnet):
+    pytest.importorskip("ethosu")
+    *_, artifact = resnet
+    optimised = vela.optimised(artifact.content, devices.get("ethos-u55-128"))
+    assert {placement.target for placement in optimised.placements} == {"npu"}
+    assert optimised.cycles_npu > 0

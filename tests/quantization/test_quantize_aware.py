@@ -14,6 +14,7 @@ from tests.quantization.on_device import examples_for, trained
 
 layers = keras.layers
 SHAPE = (8, 8, 3)
+ACTIVATION_BITS = pytest.mark.parametrize("scheme", ["int8", "int16x8"])
 
 
 def student(activation="softmax"):
@@ -93,6 +94,12 @@ def test_without_rounding_it_is_the_student(model, x):
     found = quantized.predict(x, verbose=0)
     # Steps of 2**-15 of a kernel's range, four kernels with sums of at most 54 products.
     np.testing.assert_allclose(found, model.predict(x, verbose=0), atol=2e-3)
+
+
+def test_only_behind_a_relu_there_is_nothing_below_0(model):
+    ranges = range_layers(quantize_aware(model))
+    found = {name for name, layer in ranges.items() if layer.nonnegative}
+    assert found == {"stem_relu_range", "depthwise_relu_range", "sum_relu_range"}
 
 
 def test_it_is_a_plain_model_of_named_layers(model, x):
@@ -221,8 +228,9 @@ def test_without_rounding_a_step_is_the_students_step(model, x, y):
         {"observer": quantization.LearnedStep(), "learn_weight_steps": True},
         {"scheme": "int8x4", "learn_weight_steps": True},
         {"scheme": "int8_per_tensor", "observer": quantization.Percentile()},
+        {"scheme": "int16x8"},
     ],
-    ids=["int8", "learned", "4 bits", "per tensor"],
+    ids=["int8", "learned", "4 bits", "per tensor", "16 bits"],
 )
 def test_it_learns(model, x, y, options):
     fallen = []
@@ -259,11 +267,12 @@ def test_ranges_without_calibration_come_from_the_first_step(model, x, y):
     assert np.isfinite(np.asarray(found.range)).all()
 
 
+@ACTIVATION_BITS
 @pytest.mark.parametrize("options", [{"jit_compile": True}, {"run_eagerly": True}], ids=str)
-def test_compiled_and_eager_steps_agree(model, x, y, options):
+def test_compiled_and_eager_steps_agree(model, x, y, options, scheme):
     histories = []
     for chosen in ({"jit_compile": False}, options):
-        quantized = quantize_aware(model, calibration=x)
+        quantized = quantize_aware(model, scheme, calibration=x)
         quantized.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy", **chosen)
         history = quantized.fit(x, y, verbose=0, shuffle=False, epochs=2)
         histories.append(history.history["loss"])
@@ -272,10 +281,11 @@ def test_compiled_and_eager_steps_agree(model, x, y, options):
     np.testing.assert_allclose(*histories, rtol=5e-3)
 
 
-def test_mixed_precision_keeps_ranges_in_float32(x, y, rng):
+@ACTIVATION_BITS
+def test_mixed_precision_keeps_ranges_in_float32(x, y, rng, scheme):
     keras.config.set_dtype_policy("mixed_float16")
     model = trained(student(activation=None), rng)
-    quantized = quantize_aware(model, calibration=x)
+    quantized = quantize_aware(model, scheme, calibration=x)
     assert quantized.get_layer("stem").compute_dtype == "float16"
     assert quantized.get_layer("stem_relu_range").range.dtype == "float32"
     assert quantized.output.dtype == "float16"
@@ -284,9 +294,10 @@ def test_mixed_precision_keeps_ranges_in_float32(x, y, rng):
     assert np.isfinite(quantized.fit(x, y, verbose=0, epochs=2).history["loss"]).all()
 
 
-def test_it_trains_on_two_devices(two_devices, x, y, rng):
+@ACTIVATION_BITS
+def test_it_trains_on_two_devices(two_devices, x, y, rng, scheme):
     with two_devices.scope():
-        quantized = quantize_aware(trained(student(), rng), calibration=x)
+        quantized = quantize_aware(trained(student(), rng), scheme, calibration=x)
         quantized.compile("sgd", "sparse_categorical_crossentropy")
     before = np.array(quantized.get_layer("sum_relu_range").range)
     assert np.isfinite(quantized.fit(x, y, verbose=0, epochs=2).history["loss"]).all()
@@ -307,9 +318,10 @@ def test_it_comes_back_from_a_file(model, x, y, tmp_path):
     np.testing.assert_allclose(*both, rtol=1e-6)
 
 
-def test_distilled_with_features_of_its_layers(model, x, y):
+@ACTIVATION_BITS
+def test_distilled_with_features_of_its_layers(model, x, y, scheme):
     teacher = student()
-    quantized = quantize_aware(model, calibration=x)
+    quantized = quantize_aware(model, scheme, calibration=x)
     loss = keras_kd.FeatureDistillation(
         teacher_layer_name="sum_relu", student_layer_name="sum_relu_range"
     )

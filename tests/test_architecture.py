@@ -44,9 +44,9 @@ TOUCHED_IN = {
     # tf.lite is leaving TensorFlow.
     "tensorflow.lite": ["keras_kd/deploy/_convert_worker.py"],
     # A runtime's own API changes from version to version.
-    "ai_edge_litert.interpreter": ["keras_kd/deploy/interpreter.py"],
-    "ai_edge_litert.compiled_model": ["keras_kd/deploy/interpreter.py"],
-    "tflite_micro": ["keras_kd/deploy/interpreter.py", "keras_kd/deploy/_micro_worker.py"],
+    "ai_edge_litert.interpreter": ["keras_kd/deploy/runtimes.py"],
+    "ai_edge_litert.compiled_model": ["keras_kd/deploy/runtimes.py"],
+    "tflite_micro": ["keras_kd/deploy/runtimes.py", "keras_kd/deploy/_micro_worker.py"],
     "ai_edge_litert": ["keras_kd/deploy/"],
     # Not in the core's dependencies.
     "matplotlib": ["keras_kd/report/", "keras_kd/cli/"],

@@ -1,4 +1,4 @@
-"""Runs a `.tflite` like a Keras model, on LiteRT or on TFLite Micro: the only import of either.
+"""Runs a `.tflite` like a Keras model, on LiteRT or on TFLite Micro.
 
 Numbers go in and come out as the float model's. What is in between follows the runtimes' own
 arithmetic: real = scale * (stored - zero_point), and
@@ -12,26 +12,19 @@ halves to even in its own QUANTIZE op, so a model with a float32 input may diffe
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from keras_kd.deploy import inspect, micro_ops
+from keras_kd.deploy import inspect
 from keras_kd.deploy.artifact import Artifact, TensorInfo, interface
-from keras_kd.deploy.stderr_capture import captured_stderr
+from keras_kd.deploy.runtimes import LiteRT, Runtime, TFLiteMicro
 from keras_kd.deploy.structure import values_by_input
 
 RUNTIMES = ("litert", "litert_reference", "tflm")
-# TFLM with too small an arena may end the process (SIGSEGV was seen at sizes anywhere below the
-# need, next to others that give an error), so the first one tried is far too large. It costs
-# nothing: memory that is not used is not taken from the system (1 GiB: 12 ms, none resident).
-SPARE_ARENA_BYTES = 1 << 26
-LARGEST_ARENA_BYTES = 1 << 31
 
 
 class Interpreter:
@@ -89,10 +82,10 @@ class Interpreter:
         self.inputs, self.outputs = interface(self.info)
         _check_batch(self.inputs)
         if runtime == "tflm":
-            self._backend: _Backend = _TFLiteMicro(content, self.info, arena_bytes)
+            self._runtime: Runtime = TFLiteMicro(content, self.info, arena_bytes)
         else:
             reference = runtime == "litert_reference"
-            self._backend = _LiteRT(content, self.info, reference, num_threads)
+            self._runtime = LiteRT(content, self.info, reference, num_threads)
 
     @property
     def arena_bytes(self) -> int | None:
@@ -101,7 +94,7 @@ class Interpreter:
         Within 13 % of a Cortex-M's with its own kernels, either way, and up to a kilobyte less than
         TFLM wants while it starts: allow 20 % and a kilobyte on top.
         """
-        return self._backend.arena_bytes
+        return self._runtime.arena_bytes
 
     def predict(self, x: Any, progress: bool = False) -> Any:
         """The model's outputs for a batch of any size; the examples are run one by one.
@@ -155,11 +148,11 @@ class Interpreter:
                 f"Expected runs >= 1 and warmup_runs >= 0. Received: {runs} and {warmup_runs}."
             )
         for _ in range(warmup_runs):
-            self._backend.invoke()
+            self._runtime.invoke()
         taken = []
         for _ in range(runs):
             start = time.perf_counter_ns()
-            self._backend.invoke()
+            self._runtime.invoke()
             taken.append(time.perf_counter_ns() - start)
         return np.asarray(taken) / 1e6
 
@@ -186,11 +179,11 @@ class Interpreter:
         bar = _progress_bar(count) if progress and count else None
         rows: list[list[np.ndarray]] = []
         for i in range(count):
-            self._backend.reset()
+            self._runtime.reset()
             for slot, array in enumerate(stored):
-                self._backend.set_input(slot, array[i : i + 1])
-            self._backend.invoke()
-            rows.append([self._backend.output(slot) for slot in range(len(self.outputs))])
+                self._runtime.set_input(slot, array[i : i + 1])
+            self._runtime.invoke()
+            rows.append([self._runtime.output(slot) for slot in range(len(self.outputs))])
             if bar is not None:
                 bar.update(i + 1)
         if not rows:
@@ -221,18 +214,18 @@ class Recorder:
 
     def __init__(self, content: bytes):
         info = inspect.model_info(content)
-        self._backend = _LiteRT(content, info, reference=True, num_threads=1, keep_tensors=True)
+        self._runtime = LiteRT(content, info, reference=True, num_threads=1, keep_tensors=True)
 
     def run(self, inputs: Sequence[np.ndarray]) -> None:
         """Runs one example, from a fresh state; arrays as the main subgraph's inputs hold them."""
-        self._backend.reset()
+        self._runtime.reset()
         for slot, array in enumerate(inputs):
-            self._backend.set_input(slot, array)
-        self._backend.invoke()
+            self._runtime.set_input(slot, array)
+        self._runtime.invoke()
 
     def tensor(self, index: int) -> np.ndarray:
         """A copy of a tensor of the main subgraph, as it was left by the last run."""
-        return self._backend.tensor(index)
+        return self._runtime.tensor(index)
 
 
 def predict(
@@ -321,167 +314,3 @@ def _progress_bar(count: int) -> Any:
     import keras
 
     return keras.utils.Progbar(count, unit_name="example")
-
-
-class _Backend(Protocol):
-    """What `Interpreter` needs of a runtime; slots count in the main subgraph's order."""
-
-    arena_bytes: int | None
-
-    def reset(self) -> None:
-        """Forgets the last example, where the model has a memory."""
-
-    def set_input(self, slot: int, value: np.ndarray) -> None:
-        """Copies one example in."""
-
-    def invoke(self) -> None:
-        """Runs the model."""
-
-    def output(self, slot: int) -> np.ndarray:
-        """A copy of one output."""
-
-
-class _LiteRT:
-    """LiteRT, with XNNPACK or with the reference kernels."""
-
-    arena_bytes: int | None = None
-
-    def __init__(
-        self,
-        content: bytes,
-        info: inspect.ModelInfo,
-        reference: bool,
-        num_threads: int,
-        keep_tensors: bool = False,
-    ):
-        from ai_edge_litert import interpreter as litert
-
-        resolver = litert.OpResolverType
-        hint = "convert the model without custom ops."
-        if reference:
-            hint += " The reference kernels lack some ops that runtime='litert' has."
-        # XNNPACK announces itself on the C stderr.
-        with captured_stderr(own=re.compile("INFO:")):
-            try:
-                self._interpreter = litert.Interpreter(
-                    model_content=content,
-                    num_threads=num_threads,
-                    experimental_op_resolver_type=(
-                        resolver.BUILTIN_REF if reference else resolver.AUTO
-                    ),
-                    experimental_preserve_all_tensors=keep_tensors,
-                )
-                self._interpreter.allocate_tensors()
-            except (RuntimeError, ValueError) as err:
-                custom = f" Custom ops in it: {', '.join(info.custom_ops)}." * bool(info.custom_ops)
-                raise RuntimeError(
-                    "Expected a model that LiteRT runs. Received one that it refuses: "
-                    f"{' '.join(str(err).split())}{custom} Hint: {hint}"
-                ) from err
-        self._inputs = [index for _, index in info.inputs]
-        self._outputs = [index for _, index in info.outputs]
-        self._is_stateful = info.is_stateful
-
-    def reset(self) -> None:
-        if self._is_stateful:
-            self._interpreter.reset_all_variables()
-
-    def set_input(self, slot: int, value: np.ndarray) -> None:
-        self._interpreter.set_tensor(self._inputs[slot], value)
-
-    def invoke(self) -> None:
-        self._interpreter.invoke()
-
-    def output(self, slot: int) -> np.ndarray:
-        return self._interpreter.get_tensor(self._outputs[slot])
-
-    def tensor(self, index: int) -> np.ndarray:
-        return self._interpreter.get_tensor(index)
-
-
-class _TFLiteMicro:
-    """TFLite Micro, in an arena that is large enough, and then measured.
-
-    TFLM tells Python only that it failed; the reason and the arena's size go to the C stderr.
-    """
-
-    def __init__(self, content: bytes, info: inspect.ModelInfo, arena_bytes: int | None):
-        missing = micro_ops.missing_ops(info)
-        if missing:
-            raise ValueError(
-                "Expected ops that TFLite Micro has. Received a model that also needs: "
-                f"{', '.join(missing)}. Hint: replace the layers they come from, or run the model "
-                "with runtime='litert'."
-            )
-        try:
-            from tflite_micro import runtime
-        except ImportError as err:
-            raise ImportError(
-                "Expected the package tflite-micro for runtime='tflm'. It is not installed "
-                f"({err}). Hint: pip install keras_kd[mcu]"
-            ) from err
-        self._from_bytes = runtime.Interpreter.from_bytes
-        self._interpreter = self._allocated(content, info)
-        self.arena_bytes: int | None = self._measured_arena_bytes()
-        self._is_stateful = info.is_stateful
-        if arena_bytes is not None and self.arena_bytes > arena_bytes:
-            raise ValueError(
-                f"Expected a model that fits arena_bytes={arena_bytes}. Received: one that needs "
-                f"{self.arena_bytes}. Hint: a smaller input or fewer channels in the widest layers."
-            )
-
-    def _allocated(self, content: bytes, info: inspect.ModelInfo) -> Any:
-        tensor_bytes = sum(8 * math.prod(tensor.shape) for tensor in info.tensors)
-        size = SPARE_ARENA_BYTES + 4 * tensor_bytes
-        while True:
-            interpreter, reason = self._attempt(content, size)
-            if interpreter is not None:
-                return interpreter
-            # "Failed to ... Requested: 832, available 480, missing: 352" is want of memory.
-            if re.search(r"missing: \d+", reason) is None:
-                raise RuntimeError(
-                    "Expected a model that TFLite Micro runs. Received one that it refuses: "
-                    f"{_one_line(reason)}. Hint: it takes int8 and float32 models; dynamic-range "
-                    "and float16 ones it does not."
-                )
-            size *= 2
-            if size > LARGEST_ARENA_BYTES:
-                raise RuntimeError(
-                    f"Expected a model that fits an arena of {LARGEST_ARENA_BYTES} bytes. It does "
-                    f"not: {_one_line(reason)}"
-                )
-
-    def _attempt(self, content: bytes, size: int) -> tuple[Any, str]:
-        try:
-            with captured_stderr() as captured:
-                return self._from_bytes(content, arena_size=size), ""
-        except RuntimeError as err:
-            return None, f"{err}\n{captured.text}"
-
-    def _measured_arena_bytes(self) -> int:
-        with captured_stderr(own=re.compile(r"\[RecordingMicroAllocator\]")) as captured:
-            self._interpreter.print_allocations()
-        total = re.search(r"Arena allocation total (\d+) bytes", captured.text)
-        if total is None:
-            raise RuntimeError(
-                "Expected TFLite Micro to print 'Arena allocation total'. Received: "
-                f"{captured.text!r}. Hint: another version of tflite-micro than keras_kd[mcu] pins?"
-            )
-        return int(total.group(1))
-
-    def reset(self) -> None:
-        if self._is_stateful:
-            self._interpreter.reset()
-
-    def set_input(self, slot: int, value: np.ndarray) -> None:
-        self._interpreter.set_input(value, slot)
-
-    def invoke(self) -> None:
-        self._interpreter.invoke()
-
-    def output(self, slot: int) -> np.ndarray:
-        return self._interpreter.get_output(slot)
-
-
-def _one_line(reason: str) -> str:
-    return "; ".join(line.strip() for line in reason.splitlines() if line.strip())

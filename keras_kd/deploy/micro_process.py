@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 from keras_kd.deploy import inspect
-from keras_kd.deploy.interpreter import LARGEST_ARENA_BYTES, SPARE_ARENA_BYTES
+from keras_kd.deploy.runtimes import LARGEST_ARENA_BYTES, SPARE_ARENA_BYTES
 
 WORKER = Path(__file__).with_name("_micro_worker.py")
 TIMEOUT_S = 120.0

@@ -1,17 +1,11 @@
 """Flatbuffers with the converter's faults, and what becomes of them."""
 
-import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_kd.deploy import inspect, repair
-
-
-def packed(model):
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+from tests.deploy.flatbuffers_by_hand import packed
 
 
 def unpacked(content):

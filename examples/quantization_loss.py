@@ -199,12 +199,13 @@ def measured_seed(
 
 def search(data: experiment.Data, folder: Path, settings: Settings) -> dict[str, float]:
     """What quantization after training costs each candidate on the validation split."""
+    experiment.same_settings_as_before(folder / "settings.json", dataclasses.asdict(settings))
     lost = {}
-    for name in CANDIDATES:
+    for name, candidate in CANDIDATES.items():
         its = dataclasses.replace(settings, candidate=name)
-        where = folder / name.replace(", ", "-").replace(" ", "_")
-        experiment.same_settings_as_before(where / "settings.json", dataclasses.asdict(its))
-        trained = float_student(data, where / "float", its, seed=0)
+        # Candidates that differ in the scheme alone have the same float student.
+        where = folder / candidate.student.__name__
+        trained = float_student(data, where, its, seed=0)
         artifact = after_training(trained, data, where / "after_training.tflite", its)
         before, after = (accuracy(model, data.validation) for model in (trained, artifact))
         lost[name] = before - after
@@ -290,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = dataclasses.replace(settings, epochs=args.epochs)
     data = experiment.load(args.data, args.data_dir)
     if args.search:
-        search(data, args.output / "search", settings)
+        search(data, args.output / f"{args.data}_search", settings)
         return
     folder = args.output / args.data
     presentation.publish(run(data, folder, settings, seeds=args.seeds), folder, parser, args)

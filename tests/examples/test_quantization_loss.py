@@ -101,6 +101,10 @@ def test_options_are_settings(example, monkeypatch):
     candidate = "separable, per tensor"
     example.main(["--search", "--output", "out", "--epochs", "3", "--candidate", candidate])
     assert seen == [
-        ("cifar10", Path("out/search"), example.FAST),
-        ("fashion_mnist", Path("out/search"), example.Settings(candidate=candidate, epochs=3)),
+        ("cifar10", Path("out/cifar10_search"), example.FAST),
+        (
+            "fashion_mnist",
+            Path("out/fashion_mnist_search"),
+            example.Settings(candidate=candidate, epochs=3),
+        ),
     ]

@@ -14,7 +14,7 @@ more; `tflm_kernels` has those.
 
 from __future__ import annotations
 
-from keras_kd.deploy import inspect
+from keras_kd.deploy.model_contents import ModelInfo, Op, OpCount
 
 _BUILTIN_OPS = """
 ABS ADD ADD_N ARG_MAX ARG_MIN ASSIGN_VARIABLE AVERAGE_POOL_2D BATCH_MATMUL BATCH_TO_SPACE_ND
@@ -40,11 +40,11 @@ TFLite_Detection_PostProcess
 CUSTOM_OPS = frozenset(_CUSTOM_OPS.split())
 
 
-def has(op: inspect.Op | inspect.OpCount) -> bool:
+def has(op: Op | OpCount) -> bool:
     """Whether TFLM has an op of that name."""
     return op.name in (CUSTOM_OPS if op.is_custom else BUILTIN_OPS)
 
 
-def missing_ops(info: inspect.ModelInfo) -> tuple[str, ...]:
+def missing_ops(info: ModelInfo) -> tuple[str, ...]:
     """Names of the model's ops that TFLM lacks, each once, in order of first use."""
     return tuple(dict.fromkeys(count.name for count in info.op_counts if not has(count)))

@@ -12,6 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_kd import deploy
 from keras_kd.deploy import inspect
+from keras_kd.deploy.model_contents import buffer_content
 
 RELU_TWICE = ["RELU", "RELU", "+Own", "RELU6"]
 
@@ -211,7 +212,7 @@ def test_buffers_behind_the_flatbuffer(by_hand):
     first, second = info.tensors
     assert (first.is_constant, first.buffer_bytes, second.is_constant) == (True, 4, False)
     np.testing.assert_array_equal(info.values(first), numbers.reshape(1, 4))
-    assert inspect.buffer_content(content, 0) == numbers.tobytes()
+    assert buffer_content(content, 0) == numbers.tobytes()
     with pytest.raises(ValueError, match="a buffer leads from byte"):
         deploy.model_info(content[:-1])
 

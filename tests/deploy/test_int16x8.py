@@ -7,6 +7,7 @@ from ai_edge_litert import schema_py_generated as schema
 from keras_kd import deploy
 from keras_kd.deploy import inspect, int16x8
 from keras_kd.deploy.int16_ops import INT16_OPS
+from keras_kd.deploy.model_contents import buffer_content
 
 STEP = 2.0**-13
 DTYPES = {"int8": "<i1", "int16": "<i2", "int64": "<i8"}
@@ -85,9 +86,7 @@ def constants(content):
     found = {}
     for tensor in inspect.model_info(content).tensors:
         if tensor.is_constant and tensor.dtype in DTYPES:
-            data = np.frombuffer(
-                inspect.buffer_content(content, tensor.buffer), DTYPES[tensor.dtype]
-            )
+            data = np.frombuffer(buffer_content(content, tensor.buffer), DTYPES[tensor.dtype])
             found[tensor.dtype] = data.reshape(tensor.shape)
     return found
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from keras_kd.deploy import inspect
 from keras_kd.deploy.artifact import TensorInfo, interface
+from keras_kd.deploy.model_contents import buffer_content
 from keras_kd.deploy.package import flatbuffer_tables, metadata_schema, wrapped_model
 from keras_kd.deploy.package.metadata_schema import Metadata, TensorMetadata
 
@@ -166,7 +167,7 @@ def metadata_buffer(content: bytes) -> bytes | None:
     if not places:
         return None
     with _damage("metadata"):
-        return inspect.buffer_content(content, places[0])
+        return buffer_content(content, places[0])
 
 
 def without_metadata(content: bytes) -> bytes:

@@ -191,7 +191,9 @@ def step_times(data: experiment.Data, budget: Budget) -> dict[str, list[float]]:
         for row, (model, library) in models.items():
             ends: list[float] = []
             note = library.callbacks.LambdaCallback(
-                on_train_batch_end=lambda *_, ends=ends: ends.append(time.perf_counter())
+                on_train_batch_end=lambda batch, logs=None, ends=ends: ends.append(
+                    time.perf_counter()
+                )
             )
             model.fit(batches, shuffle=False, verbose=0, callbacks=[note])
             # The median of single steps: a machine that is shared stands still now and then.

@@ -44,10 +44,10 @@ AFTER, ALONE, DISTILLED = "after training", "in training, alone", "in training, 
 class Settings:
     """What every student gets."""
 
-    candidate: str = "mobilenet_v2, per tensor"
-    epochs: int = 20
+    candidate: str = "separable, 4-bit weights"
+    epochs: int = 12
     learning_rate: float = 4e-3
-    quantized_epochs: int = 6
+    quantized_epochs: int = 8
     quantized_learning_rate: float = 4e-4
     batch_size: int = 128
     temperature: float = 2.0

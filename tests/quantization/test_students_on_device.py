@@ -50,8 +50,9 @@ def decisions(quantized, x):
 def test_mlperf_tinys_resnet8(data_folder, cifar10):
     """From its trained weights, after two epochs of training with quantization.
 
-    With ranges up to the largest values, as `MovingAverage` finds them, it was 98.5 % of 4,000: in
-    the coarser steps of its logits more pictures lie between two classes.
+    With ranges up to the largest values, as `MovingAverage` finds them, it was 98.6 % of 4,000: in
+    the coarser steps of its logits more pictures lie between two classes. The observer is the one
+    that agreed most on 4,000 training pictures that these two epochs leave out.
     """
     path = data_folder / "models" / "mlcommons_tiny" / "pretrainedResnet.h5"
     x_train, y_train, x, y = cifar10
@@ -78,9 +79,13 @@ def mobilenet_v1():
     return students.mobilenet_v1((28, 28, 1), 10, width=0.25, total_stride=8)
 
 
+def mobilenet_v2():
+    return students.mobilenet_v2((28, 28, 1), 10, width=0.35, total_stride=16)
+
+
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.parametrize(("make", "epochs"), [(ds_cnn, 3), (mobilenet_v1, 5)])
+@pytest.mark.parametrize(("make", "epochs"), [(ds_cnn, 3), (mobilenet_v1, 5), (mobilenet_v2, 5)])
 def test_students_of_handwritten_digits(digits, make, epochs):
     """Trained from scratch on 12,800 digits, then for two epochs on half of them as integers."""
     keras.utils.set_random_seed(0)
@@ -102,5 +107,5 @@ def test_students_of_handwritten_digits(digits, make, epochs):
     )
     model, device = decisions(quantized, x)
     assert np.mean(model == device) >= AGREEMENT
-    # That they have learned is half of the question; both had 97 %.
+    # That they have learned is half of the question; all had 97 %.
     assert np.mean(device == y) > 0.95

@@ -128,6 +128,7 @@ def train(
     seed: int,
     schedule: Callable[..., Any] = experiment.warmed_up,
     augment: Callable[[Any, Any], Any] = augment,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> None:
     """Fit `model`, a plain one or a distiller, going on where an earlier run was stopped.
 
@@ -154,6 +155,7 @@ def train(
         callbacks=[
             keras.callbacks.CSVLogger(str(folder / "log.csv"), append=True),
             keras.callbacks.BackupAndRestore(str(folder / "backup")),
+            *callbacks,
         ],
     )
 

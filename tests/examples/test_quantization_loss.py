@@ -47,9 +47,7 @@ def test_candidates_give_logits_for_both_datasets(example):
 @pytest.mark.slow
 def test_runs_on_arrays_and_goes_on_where_it_was(example, bright_rows, tmp_path, monkeypatch):
     data = bright_rows(256, 50, 100)
-    settings = dataclasses.replace(
-        example.Settings(), candidate="separable, per tensor", epochs=2, quantized_epochs=1
-    )
+    settings = dataclasses.replace(example.FAST, candidate="separable, per tensor", epochs=2)
     found = example.run(data, tmp_path, settings, seeds=1)
     (result,) = found.data["seeds"]
     assert list(result) == ["float", example.AFTER, example.ALONE, example.DISTILLED]

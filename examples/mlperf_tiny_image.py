@@ -437,7 +437,7 @@ def full_report(
         f"{last['size_bytes']:,} bytes, after {sum(hours.values()):.1f} hours.",
         (
             report.Section("Result", (result_table(rows),)),
-            report.Section("Curve", (curve, curve_table(histories)), columns=2),
+            report.Section("Curve", (curve, curve_table(histories))),
             presentation.settings_section(settings, facts=facts),
         ),
         data={"rows": list(rows), "histories": histories},

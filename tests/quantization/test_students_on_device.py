@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from keras_kd import deploy, students
-from keras_kd.quantization import Percentile, Phases, quantize_aware
+from keras_kd.quantization import MeanSquaredError, Phases, quantize_aware
 
-# Pictures of each test: the standard error of a share of 99 % is .2 %.
+# Digits of each test: the standard error of a share of 99 % is .2 %.
 COUNT = 2000
 # What the issue asks of whole models.
 AGREEMENT = 0.99
@@ -22,7 +22,7 @@ def load(data_folder, name):
     spec.loader.exec_module(loader)
     data = loader.load(name)
     x_train, x_test = (data[key].astype("float32") for key in ("x_train", "x_test"))
-    return x_train, data["y_train"], x_test[:COUNT], data["y_test"][:COUNT]
+    return x_train, data["y_train"], x_test, data["y_test"]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,8 @@ def cifar10(data_folder):
 def digits(data_folder):
     """Return MNIST with pictures of shape [count, 28, 28, 1] in -1..1."""
     x_train, y_train, x, y = load(data_folder, "mnist")
-    return x_train[..., None] / 127.5 - 1.0, y_train, x[..., None] / 127.5 - 1.0, y
+    x = x[:COUNT]
+    return x_train[..., None] / 127.5 - 1.0, y_train, x[..., None] / 127.5 - 1.0, y[:COUNT]
 
 
 def decisions(quantized, x):
@@ -50,15 +51,16 @@ def decisions(quantized, x):
 def test_mlperf_tinys_resnet8(data_folder, cifar10):
     """From its trained weights, after two epochs of training with quantization.
 
-    With ranges up to the largest values, as `MovingAverage` finds them, it was 98.6 % of 4,000: in
-    the coarser steps of its logits more pictures lie between two classes. The observer is the one
-    that agreed most on 4,000 training pictures that these two epochs leave out.
+    On all test pictures, as the share is near the bar: 99.2 %, with a standard error of .1 %. With
+    ranges up to the largest values, as `MovingAverage` finds them, it was 98.6 % of 4,000: in the
+    coarser steps of its logits more pictures lie between two classes. Of the observers above 99 %
+    on 4,000 training pictures that these two epochs leave out, this was the most accurate there.
     """
     path = data_folder / "models" / "mlcommons_tiny" / "pretrainedResnet.h5"
     x_train, y_train, x, y = cifar10
     student = keras.saving.load_model(path, compile=False)
     keras.utils.set_random_seed(0)
-    quantized = quantize_aware(student, observer=Percentile(), calibration=x_train[:256])
+    quantized = quantize_aware(student, observer=MeanSquaredError(), calibration=x_train[:256])
     optimizer = keras.optimizers.SGD(1e-4, momentum=0.9)
     quantized.compile(optimizer, "sparse_categorical_crossentropy")
     phases = Phases(freeze_ranges_epoch=1, freeze_batch_norm_epoch=1)
@@ -67,8 +69,8 @@ def test_mlperf_tinys_resnet8(data_folder, cifar10):
     )
     model, device = decisions(quantized, x)
     assert np.mean(model == device) >= AGREEMENT
-    # 87.19 % as published, in float on all 10,000: three standard errors of 2,000 are 2.2 %.
-    assert np.mean(device == y) > 0.872 - 0.022
+    # 87.19 % as published, in float: three standard errors are 1 %.
+    assert np.mean(device == y) > 0.872 - 0.01
 
 
 def ds_cnn():

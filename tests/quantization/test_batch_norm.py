@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd.quantization import batch_norm
+from keras_kd.quantization import Quantized, batch_norm
 
 SHAPE = (4, 5, 6, 3)
 # Sums of 120 float32 in another order: 120 * 2^-24 of the largest, which is 10 or so.
@@ -90,3 +90,28 @@ def test_the_layer_itself_where_the_op_does_something_else(options, shape, monke
     norm = keras.layers.BatchNormalization(**options)
     norm.build(shape)
     assert batch_norm.normalized_by_batch(norm, examples(shape)).shape == shape
+
+
+@pytest.mark.parametrize("kind", ["Conv2D", "DepthwiseConv2D"])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_training_has_the_kernel_of_the_file(kind, per_channel):
+    """q(kernel * m) / m, also where m = gamma / deviation is negative: normalized by the batch."""
+    rng = np.random.default_rng(0)
+    kernel = getattr(keras.layers, kind)(*([4] if kind == "Conv2D" else []), 3, use_bias=False)
+    norm = keras.layers.BatchNormalization()
+    quantized = Quantized(kernel, norm, bits=4, per_channel=per_channel)
+    x = examples()
+    quantized.build(x.shape)
+    channels = norm.gamma.shape
+    gamma = rng.uniform(0.5, 2.0, channels) * rng.choice([-1.0, 1.0], channels)
+    beta, mean = rng.normal(size=channels), rng.normal(size=channels)
+    variance = rng.uniform(0.2, 3.0, channels)
+    norm.set_weights([gamma, beta, mean, variance])
+    # In inference the outputs are those of the kernel in the file, and an offset.
+    m = gamma / np.sqrt(variance + norm.epsilon)
+    unscaled = (np.asarray(quantized(x, training=False)) - (beta - mean * m)) / m
+    trained = quantized(x, training=True)
+    axes = (0, 1, 2)
+    deviation = np.sqrt(unscaled.var(axes) + norm.epsilon)
+    expected = gamma * (unscaled - unscaled.mean(axes)) / deviation + beta
+    np.testing.assert_allclose(trained, expected, **TOLERANCE)

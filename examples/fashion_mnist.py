@@ -160,7 +160,7 @@ def train(
     )
 
 
-def trained_teacher(data: experiment.Data, folder: Path, settings: Settings) -> keras.Model:
+def trained_teacher(data: experiment.Data, folder: Path, settings: Any) -> keras.Model:
     """The teacher, from `folder` if an earlier run finished it."""
 
     def make() -> keras.Model:
@@ -173,13 +173,20 @@ def trained_teacher(data: experiment.Data, folder: Path, settings: Settings) -> 
     return experiment.finished(folder, "teacher", make)
 
 
-def distiller(teacher: Any, student: keras.Model, settings: Any) -> keras_kd.Distiller:
-    """Teaches the student by labels and the teacher's soft targets, weighed as `settings` say."""
+def distiller(
+    teacher: Any, student: keras.Model, settings: Any, *, student_loss_weight: Any = None
+) -> keras_kd.Distiller:
+    """Teaches the student by labels and the teacher's soft targets, weighed as `settings` say.
+
+    Or as `student_loss_weight` says, a number or a schedule, where it is given.
+    """
+    if student_loss_weight is None:
+        student_loss_weight = settings.student_loss_weight
     return keras_kd.Distiller(
         teacher,
         student,
         keras_kd.LogitsDistillation(temperature=settings.temperature),
-        student_loss_weight=settings.student_loss_weight,
+        student_loss_weight=student_loss_weight,
         evaluate_distillation=False,
     )
 

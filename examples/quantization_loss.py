@@ -6,17 +6,20 @@
 
 For each seed a float student is trained to its end. From the same float student come three integer
 files: quantized after training; trained on with fake quantization, by the labels alone; and the
-same taught by its float self as well. The last two see the same batches in the same order, for the
-same number of steps. `--search` trains one student of each candidate and says what quantization
-after training costs it on the validation split: that is how the candidate of the table was chosen.
+same taught by a larger float network as well, less from step to step. The last two see the same
+batches in the same order, for the same number of steps. `--search` trains one student of each
+candidate and says what quantization after training costs it on the validation split: that is how
+the candidate of the table was chosen.
 
 Stopped in the middle, the same command goes on where it was. The test split is read for the final
 table only.
 
-Paper: Jacob et al., arXiv:1712.05877, section 3; a float teacher for a quantized student as in
-    Mishra and Marr, arXiv:1711.05852, section 5; the loss of depthwise networks with one scale for
-    a kernel as in Nagel et al., arXiv:1906.04721, section 3; weights of few bits that go to and
-    fro, and averages that suffer from it, as in Nagel et al., arXiv:2203.11086, section 2.
+Paper: Jacob et al., arXiv:1712.05877, section 3; a larger float teacher for a quantized student
+    that was trained in float before as in Mishra and Marr, arXiv:1711.05852, section 5; a teacher
+    that fades out (teacher annealing) as in Clark et al., arXiv:1907.04829; the loss of depthwise
+    networks with one scale for a kernel as in Nagel et al., arXiv:1906.04721, section 3; weights of
+    few bits that go to and fro, and averages that suffer from it, as in Nagel et al.,
+    arXiv:2203.11086, section 2.
 Dataset: `fashion_mnist` and `cifar10` of tensorflow-datasets; the last tenth of the train split is
     the validation split.
 """
@@ -32,7 +35,7 @@ import experiment
 import keras
 import numpy as np
 import presentation
-from fashion_mnist import distiller, train
+from fashion_mnist import distiller, train, trained_teacher
 
 import keras_kd
 from keras_kd import quantization, report, students
@@ -43,8 +46,15 @@ AFTER, ALONE, DISTILLED = "after training", "in training, alone", "in training, 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What every student gets; ranges and averages stay in the last `frozen_epochs`."""
+    """What the teacher and every student get; chosen on the validation split of Fashion-MNIST.
 
+    Ranges and averages stay in the last `frozen_epochs`. Until then the labels' weight beside the
+    teacher rises from `student_loss_weight` to 1.
+    """
+
+    teacher_epochs: int = 12
+    teacher_width: int = 32
+    teacher_learning_rate: float = 2e-3
     candidate: str = "separable, 4-bit weights"
     epochs: int = 12
     learning_rate: float = 4e-3
@@ -53,11 +63,16 @@ class Settings:
     quantized_learning_rate: float = 4e-3
     batch_size: int = 128
     temperature: float = 2.0
-    student_loss_weight: float = 0.1
+    student_loss_weight: float = 0.5
     calibration_examples: int = 500
 
+    @property
+    def moving_epochs(self) -> int:
+        """The epochs of training with quantization before ranges and averages stay."""
+        return self.quantized_epochs - self.frozen_epochs
 
-FAST = Settings(epochs=1, quantized_epochs=1, frozen_epochs=0)
+
+FAST = Settings(teacher_epochs=1, teacher_width=8, epochs=1, quantized_epochs=1, frozen_epochs=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,15 +145,15 @@ def quantized_student(
     settings: Settings,
     seed: int,
     *,
-    taught: bool,
+    teacher: keras.Model | None,
 ) -> keras.Model:
-    """The float student trained on with fake quantization, taught by its float self or not."""
+    """The float student trained on with fake quantization, by the labels and, if any, a teacher."""
 
     def make() -> keras.Model:
         student = ready(trained, data, settings)
-        model = distiller(trained, student, settings) if taught else student
+        model = student if teacher is None else fading(teacher, student, data, settings)
         epochs, rate = settings.quantized_epochs, settings.quantized_learning_rate
-        frozen = epochs - settings.frozen_epochs
+        frozen = settings.moving_epochs
         # Weights of 4 bits go to and fro between two values, and the averages are of neither:
         # without these phases inference was up to three points worse than training.
         phases = quantization.Phases(freeze_ranges_epoch=frozen, freeze_batch_norm_epoch=frozen)
@@ -155,6 +170,15 @@ def quantized_student(
         return student
 
     return experiment.finished(folder, "student", make)
+
+
+def fading(
+    teacher: keras.Model, student: keras.Model, data: experiment.Data, settings: Settings
+) -> keras_kd.Distiller:
+    """A distiller whose teacher says less from step to step, and nothing once averages stay."""
+    steps = settings.moving_epochs * experiment.steps_of(len(data.train.x), settings.batch_size)
+    weight = keras_kd.schedules.Linear(settings.student_loss_weight, 1.0, steps)
+    return distiller(teacher, student, settings, student_loss_weight=weight)
 
 
 def ready(trained: keras.Model, data: experiment.Data, settings: Settings) -> keras.Model:
@@ -199,15 +223,15 @@ def accuracy(model: Any, split: experiment.Split) -> float:
 
 
 def measured_seed(
-    data: experiment.Data, folder: Path, settings: Settings, seed: int
+    data: experiment.Data, teacher: keras.Model, folder: Path, settings: Settings, seed: int
 ) -> dict[str, float]:
     """The four accuracies of one seed, by row."""
     trained = float_student(data, folder / "float", settings, seed)
     models: dict[str, Any] = {"float": trained}
     models[AFTER] = after_training(trained, data, folder / "after_training.tflite", settings)
-    for name, taught in ((ALONE, False), (DISTILLED, True)):
-        where = folder / ("distilled" if taught else "alone")
-        student = quantized_student(trained, data, where, settings, seed, taught=taught)
+    for name, its_teacher in ((ALONE, None), (DISTILLED, teacher)):
+        where = folder / ("alone" if its_teacher is None else "distilled")
+        student = quantized_student(trained, data, where, settings, seed, teacher=its_teacher)
         models[name] = keras_kd.deploy.convert(student, where / "student.tflite")
     return {name: accuracy(model, data.test) for name, model in models.items()}
 
@@ -231,9 +255,9 @@ def search(data: experiment.Data, folder: Path, settings: Settings) -> dict[str,
 # The report
 
 
-def result_table(results: Sequence[dict[str, float]]) -> report.Table:
-    """A row for each kind of student; means over the seeds, differences paired by seed."""
-    rows = []
+def result_table(teacher: float, results: Sequence[dict[str, float]]) -> report.Table:
+    """A row for the teacher and for each kind of student; means over the seeds, paired by seed."""
+    rows: list[tuple[Any, ...]] = [("teacher", teacher, None, None, None)]
     for name in results[0]:
         values = np.array([result[name] for result in results])
         lost = np.array([result["float"] for result in results]) - values
@@ -247,7 +271,7 @@ def result_table(results: Sequence[dict[str, float]]) -> report.Table:
             )
         )
     columns = (
-        report.Column("Student"),
+        report.Column("Model"),
         presentation.ACCURACY,
         presentation.DEVIATION,
         report.Column("Lost", "points", digits=2, scale=100),
@@ -270,11 +294,13 @@ def recovered(results: Sequence[dict[str, float]], name: str) -> float | None:
 def run(data: experiment.Data, folder: Path, settings: Settings, *, seeds: int) -> report.Report:
     """All of it, on arrays; what is finished in `folder` is not done again."""
     experiment.same_settings_as_before(folder / "settings.json", dataclasses.asdict(settings))
+    teacher = trained_teacher(data, folder / "teacher", settings)
+    its_accuracy = experiment.once(folder / "teacher" / "result.json", accuracy, teacher, data.test)
     results = []
     for seed in range(seeds):
         print(f"seed {seed}", flush=True)
         where = folder / f"seed-{seed}"
-        arguments = (data, where, settings, seed)
+        arguments = (data, teacher, where, settings, seed)
         results.append(experiment.once(where / "result.json", measured_seed, *arguments))
     share = recovered(results, DISTILLED)
     summary = "Quantization after training lost nothing."
@@ -284,10 +310,10 @@ def run(data: experiment.Data, folder: Path, settings: Settings, *, seeds: int) 
         f"What quantization costs: {settings.candidate}",
         summary,
         (
-            report.Section("Result", (result_table(results),)),
+            report.Section("Result", (result_table(its_accuracy, results),)),
             presentation.settings_section(settings, range(seeds)),
         ),
-        data={"seeds": results},
+        data={"teacher": its_accuracy, "seeds": results},
     )
 
 

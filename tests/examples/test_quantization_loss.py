@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ def results_of(example, *rows):
 
 def test_table_pairs_the_seeds_and_counts_what_is_recovered(example):
     results = results_of(example, (0.90, 0.86, 0.88, 0.90), (0.80, 0.78, 0.80, 0.79))
-    table = example.result_table(results)
-    assert [row[0] for row in table.rows] == list(results[0])
-    floats, after, alone, distilled = table.rows
+    table = example.result_table(0.95, results)
+    assert [row[0] for row in table.rows] == ["teacher", *results[0]]
+    teacher, floats, after, alone, distilled = table.rows
+    assert teacher[1:] == (0.95, None, None, None)
     assert floats[1] == pytest.approx(0.85)
     assert floats[2] == pytest.approx(math.sqrt(0.005))  # two seeds, one degree of freedom
     assert floats[3:] == (None, None)
@@ -29,7 +31,8 @@ def test_table_pairs_the_seeds_and_counts_what_is_recovered(example):
 
 
 def test_one_seed_has_no_deviation_and_no_loss_nothing_recovered(example):
-    (row, *_, distilled) = example.result_table(results_of(example, (0.9, 0.9, 0.9, 0.91))).rows
+    results = results_of(example, (0.9, 0.9, 0.9, 0.91))
+    (_, row, *_, distilled) = example.result_table(0.95, results).rows
     assert row[2] is None
     assert distilled[3].value == pytest.approx(-0.01)
     assert distilled[3].spread is None
@@ -44,12 +47,22 @@ def test_candidates_give_logits_for_both_datasets(example):
             assert student.layers[-1].activation.__name__ == "linear", name
 
 
+def test_teacher_fades_out_while_averages_move(example, bright_rows):
+    settings = example.Settings(batch_size=100, quantized_epochs=8, frozen_epochs=3)
+    shape, data = (28, 28, 1), bright_rows(250, 0, 0)
+    teacher, student = example.separable(shape), example.separable(shape)
+    weight = example.fading(teacher, student, data, settings).student_loss_weight
+    # Three steps an epoch.
+    assert [float(weight(step)) for step in (0, 6, 15, 24)] == pytest.approx([0.5, 0.7, 1, 1])
+
+
 @pytest.mark.slow
 def test_runs_on_arrays_and_goes_on_where_it_was(example, bright_rows, tmp_path, monkeypatch):
     data = bright_rows(256, 50, 100)
     settings = dataclasses.replace(example.FAST, candidate="separable, per tensor", epochs=2)
     found = example.run(data, tmp_path, settings, seeds=1)
     (result,) = found.data["seeds"]
+    assert 0 <= found.data["teacher"] <= 1
     assert list(result) == ["float", example.AFTER, example.ALONE, example.DISTILLED]
     for name in ("after_training", "alone/student", "distilled/student"):
         assert (tmp_path / "seed-0" / f"{name}.tflite").is_file()
@@ -58,6 +71,7 @@ def test_runs_on_arrays_and_goes_on_where_it_was(example, bright_rows, tmp_path,
         raise AssertionError("trained again")
 
     monkeypatch.setattr(example, "train", refuse)
+    monkeypatch.setattr(sys.modules[example.trained_teacher.__module__], "train", refuse)
     assert example.run(data, tmp_path, settings, seeds=1).data == found.data
 
 

@@ -89,12 +89,26 @@ class Candidate:
 
 
 def mobilenet_v2(shape: tuple[int, ...]) -> keras.Model:
-    """MobileNetV2 at a width of .35, whose last map is 4 x 4."""
-    return students.mobilenet_v2(shape, 10, width=0.35, total_stride=8, activation=None)
+    """MobileNetV2 at a width of .35, whose last map is 2 x 2."""
+    return students.mobilenet_v2(shape, 10, width=0.35, total_stride=16, activation=None)
 
 
 def separable(shape: tuple[int, ...]) -> keras.Model:
     """A stem and six depthwise-separable blocks of 16 and 32 channels, with ReLU6."""
+    return separable_with(keras.activations.relu6, shape)
+
+
+def hard_swish(shape: tuple[int, ...]) -> keras.Model:
+    """The same with hard-swish."""
+    return separable_with(keras.activations.hard_silu, shape)
+
+
+def separable_with(activation: Callable[[Any], Any], shape: tuple[int, ...]) -> keras.Model:
+    """The separable student with an activation behind each BatchNormalization."""
+
+    def activated(x: keras.KerasTensor) -> keras.KerasTensor:
+        return keras.layers.Activation(activation)(keras.layers.BatchNormalization()(x))
+
     inputs = keras.Input(shape)
     x = activated(keras.layers.Conv2D(16, 3, 2, padding="same", use_bias=False)(inputs))
     for block in range(6):
@@ -103,16 +117,13 @@ def separable(shape: tuple[int, ...]) -> keras.Model:
         filters = 16 if block < 3 else 32
         x = activated(keras.layers.Conv2D(filters, 1, use_bias=False)(activated(x)))
     x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, keras.layers.Dense(10)(x), name="separable")
-
-
-def activated(x: keras.KerasTensor) -> keras.KerasTensor:
-    """Batch normalization and ReLU6."""
-    return keras.layers.ReLU(6.0)(keras.layers.BatchNormalization()(x))
+    return keras.Model(inputs, keras.layers.Dense(10)(x), name="student")
 
 
 CANDIDATES = {
     "separable, per tensor": Candidate(separable, "int8_per_tensor"),
+    "hard-swish, per tensor": Candidate(hard_swish, "int8_per_tensor"),
+    "hard-swish, per channel": Candidate(hard_swish, "int8"),
     "mobilenet_v2, per tensor": Candidate(mobilenet_v2, "int8_per_tensor"),
     "separable, 4-bit weights": Candidate(separable, "int8x4"),
     "mobilenet_v2, 4-bit weights": Candidate(mobilenet_v2, "int8x4"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +11,15 @@ from typing import Any
 
 import keras
 import numpy as np
-from timing import Network, Run, lower_quartile, resident_peak_mib, time_rounds
+from benchmark_networks import CLASSES, network
+from timing import Run, lower_quartile, resident_peak_mib, time_rounds, write_json
 
 import keras_kd
 
 SOFT_TARGET = "kd"
 # From here on a method says in its documentation what it needs the time for.
 EXPLAINED_FROM = 2.0
-CLASSES, TOKENS, VOCABULARY, LENGTH = 10, 32, 200, 32
+TOKENS, VOCABULARY, LENGTH = 32, 200, 32
 NOISE = 0
 
 
@@ -45,7 +45,7 @@ STAGES, LAST, POOL = both("block2", "block3"), both("block3"), both("pool")
 BEFORE = both("block3_norm")
 CLASSIFIERS = {"teacher_classifier": "logits", "student_classifier": "logits"}
 
-# The options of each method on `benchmark.network`; what is not here needs none.
+# The options of each method on `benchmark_networks.network`; what is not here needs none.
 OPTIONS: dict[str, dict[str, Any]] = {
     "feature": LAST,
     "fitnets": LAST,
@@ -106,7 +106,7 @@ class Setting:
         x = generator.normal(size=(count, 32, 32, 3)).astype(np.float32)
         return keras_kd.data.with_index(x), generator.integers(0, CLASSES, size=count)
 
-    def run(self, method: str, network: Network) -> Run:
+    def run(self, method: str) -> Run:
         """One epoch of `fit` with the method alone beside the task."""
         keras.utils.set_random_seed(0)
         if self.sequence:
@@ -146,10 +146,10 @@ def methods(sequence: bool) -> list[str]:
     return [m.name for m in known if m.kind != "sequence"]
 
 
-def add_parser(commands: Any, network: Network) -> None:
+def add_parser(commands: Any) -> None:
     """Add `losses` to the commands of benchmark.py."""
     command = commands.add_parser("losses", help="a step with each method, beside soft targets")
-    command.set_defaults(run=lambda args: losses(args, network))
+    command.set_defaults(run=losses)
     command.add_argument("--methods", nargs="+", help="only these; all by default")
     command.add_argument("--rounds", type=int, default=7)
     command.add_argument("--steps", type=int, default=20, help="training steps in a run")
@@ -158,24 +158,24 @@ def add_parser(commands: Any, network: Network) -> None:
     command.add_argument("--only-memory-of", nargs=2, help=argparse.SUPPRESS)
 
 
-def losses(args: argparse.Namespace, network: Network) -> int:
+def losses(args: argparse.Namespace) -> int:
     """The `losses` command."""
     if args.only_memory_of:
         kind, method = args.only_memory_of
-        run = Setting(kind == "sequence").run(method, network)
+        run = Setting(kind == "sequence").run(method)
         run(), run()
         print(resident_peak_mib())
         return 0
     rows: list[dict[str, Any]] = []
     for sequence in (False, True):
         setting = Setting(sequence, steps=args.steps)
-        base = setting.run(SOFT_TARGET, network)
+        base = setting.run(SOFT_TARGET)
         base(), base()
         memory = None if args.no_memory else peak_memory_mib(sequence, SOFT_TARGET)
         for method in methods(sequence):
             if args.methods and method not in args.methods:
                 continue
-            run = setting.run(method, network)
+            run = setting.run(method)
             run(), run()
             seconds = time_rounds(
                 {SOFT_TARGET: base, "method": run}, rounds=args.rounds, seed=0, progress=False
@@ -195,9 +195,7 @@ def losses(args: argparse.Namespace, network: Network) -> int:
             del run
             keras.utils.clear_session(free_memory=False)
     if args.json:
-        beside = args.json.with_name(args.json.name + ".part")
-        beside.write_text(json.dumps(rows, indent=1) + "\n")
-        beside.replace(args.json)
+        write_json(args.json, rows)
     return 0
 
 

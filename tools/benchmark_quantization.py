@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from benchmark_networks import CLASSES, network
 from timing import (
     CONTROL,
     CONTROL_TOLERANCE,
     PLAIN,
     Comparison,
-    Network,
     Run,
     Target,
     time_rounds,
+    write_json,
 )
 
 from keras_kd import quantization
 
 # What the project promises of convolutional students, on a CPU.
 QUANTIZATION_LIMIT = 1.6
-BATCH_SIZE, CLASSES, NOISE = 128, 10, 0
+BATCH_SIZE, NOISE = 128, 0
 SIDES = {
     "int8": {},
     "int8 frozen": {"observing": False, "batch_statistics": False},
@@ -32,7 +32,7 @@ SIDES = {
 }
 
 
-def students(network: Network) -> dict[str, keras.Model]:
+def students() -> dict[str, keras.Model]:
     """The students that are timed: one of full convolutions, one of depthwise separable ones."""
     return {
         "convolutions": network("convolutions", 32, 16, depth=2, separable=False),
@@ -71,19 +71,19 @@ def compared(student: keras.Model, *, steps: int, rounds: int) -> Comparison:
     return Comparison(time_rounds(runs, rounds=rounds, seed=NOISE), steps, base=PLAIN)
 
 
-def add_parser(commands: Any, network: Network) -> None:
+def add_parser(commands: Any) -> None:
     """Add `quantization` to the commands of benchmark.py."""
     command = commands.add_parser("quantization", help="a step with fake quantization")
-    command.set_defaults(run=lambda args: measure(args, network))
+    command.set_defaults(run=measure)
     command.add_argument("--rounds", type=int, default=15)
     command.add_argument("--steps", type=int, default=10, help="training steps in a run")
     command.add_argument("--json", type=Path, help="write all numbers there")
 
 
-def measure(args: argparse.Namespace, network: Network) -> int:
+def measure(args: argparse.Namespace) -> int:
     """The `quantization` command: 0 within the limit, 1 beyond it or void."""
     found, reached = {}, True
-    for name, student in students(network).items():
+    for name, student in students().items():
         comparison = compared(student, steps=args.steps, rounds=args.rounds)
         found[name] = {side: list(seconds) for side, seconds in comparison.seconds.items()}
         print(f"\n{name} ({student.count_params():,} parameters, batches of {BATCH_SIZE})")
@@ -96,7 +96,5 @@ def measure(args: argparse.Namespace, network: Network) -> int:
             print(f"  VOID: the control is off by more than {CONTROL_TOLERANCE:.0%}")
         reached = reached and target.reached and not comparison.void
     if args.json:
-        beside = args.json.with_name(args.json.name + ".part")
-        beside.write_text(json.dumps(found, indent=1) + "\n")
-        beside.replace(args.json)
+        write_json(args.json, found)
     return 0 if reached else 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import tempfile
 import time
@@ -16,12 +15,13 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from timing import PLAIN, Run, Target, lower_quartile, time_rounds
+from benchmark_networks import CLASSES, network
+from timing import PLAIN, Run, Target, lower_quartile, time_rounds, write_json
 
 import keras_kd
 from keras_kd import targets
 
-CLASSES, TOP_K = 10, 5
+TOP_K = 5
 STORED, AGAIN = "stored targets", "student.fit again"
 WRITING, PREDICT = "targets.write", "teacher.predict"
 
@@ -33,10 +33,8 @@ READ_RATE = 200_000
 # The teacher has to cost so much more than the student, or the first would say little.
 TEACHER_COST = 10.0
 
-Network = Callable[..., keras.Model]
 
-
-def models(network: Network) -> tuple[keras.Model, keras.Model]:
+def models() -> tuple[keras.Model, keras.Model]:
     """A teacher of full convolutions, and a separable student of a quarter of its channels."""
     keras.utils.set_random_seed(0)
     teacher = network("teacher", 32, 64, depth=4, separable=False)
@@ -57,9 +55,9 @@ def compiled(model: keras.Model) -> keras.Model:
     return model
 
 
-def step(network: Network, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def step(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Seconds of an epoch with stored targets and of the student's alone, on the same pipeline."""
-    teacher, student = models(network)
+    teacher, student = models()
     x, y = pictures(args.batch_size * args.steps)
     targets.write(teacher, x, folder, top_k=TOP_K, batch_size=args.batch_size)
     batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(args.batch_size)
@@ -68,7 +66,7 @@ def step(network: Network, args: argparse.Namespace, folder: Path) -> dict[str, 
     )
     sides = {STORED: (compiled(distiller), targets.attach(batches, folder))}
     for name in (PLAIN, AGAIN):
-        sides[name] = (compiled(models(network)[1]), batches)
+        sides[name] = (compiled(models()[1]), batches)
     # Noise has no classes: the teacher is no better than chance on it, and that is no matter here.
     warnings.filterwarnings("ignore", message="Expected a teacher that is better than chance")
     runs = {name: epoch(*side) for name, side in sides.items()}
@@ -93,12 +91,12 @@ def epoch(model: keras.Model, data: tf.data.Dataset) -> Run:
     return lambda: model.fit(batches, shuffle=False, verbose=0).history["loss"][0]
 
 
-def writing(network: Network, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def writing(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Seconds to write the answers, and of the teacher's own `predict` on the same arrays.
 
     Of both without what is done once, the tracing of their graphs.
     """
-    teacher, _ = models(network)
+    teacher, _ = models()
     x, _ = pictures(args.batch_size * args.steps)
     options = {"top_k": TOP_K, "batch_size": args.batch_size}
     task = targets.task.Task(
@@ -215,29 +213,27 @@ def promises(found: dict[str, Any]) -> list[Target]:
     return kept
 
 
-def measure(network: Network, args: argparse.Namespace) -> int:
+def measure(args: argparse.Namespace) -> int:
     """The `targets` command."""
     found: dict[str, Any] = {"cpus": os.cpu_count()}
     with tempfile.TemporaryDirectory() as folder:
         parts: dict[str, Callable[[Path], dict[str, Any]]] = {
-            "step": lambda path: step(network, args, path),
-            "writing": lambda path: writing(network, args, path),
+            "step": lambda path: step(args, path),
+            "writing": lambda path: writing(args, path),
             "reading": lambda path: reading(args, path),
         }
         for name in args.parts:
             found[name] = parts[name](Path(folder) / name)
     print(text(found))
     if args.json:
-        beside = args.json.with_name(args.json.name + ".part")
-        beside.write_text(json.dumps(found, indent=1) + "\n")
-        beside.replace(args.json)
+        write_json(args.json, found)
     return 0 if all(target.reached for target in promises(found)) else 1
 
 
-def add_parser(commands: Any, network: Network) -> None:
+def add_parser(commands: Any) -> None:
     """Adds `targets` to the commands of benchmark.py."""
     command = commands.add_parser("targets", help="stored soft targets: step, writing, reading")
-    command.set_defaults(run=lambda args: measure(network, args))
+    command.set_defaults(run=measure)
     command.add_argument("--rounds", type=int, default=15, help="15 or more to be quoted")
     command.add_argument("--steps", type=int, default=40, help="batches in a run")
     command.add_argument("--batch-size", type=int, default=64)

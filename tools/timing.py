@@ -1,15 +1,16 @@
-"""Rounds of timings that are compared by ratios of lower quartiles: used by benchmark.py."""
+"""Rounds of timings that are compared by ratios of lower quartiles: used by the benchmarks."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import keras
 import numpy as np
 
 HAND_WRITTEN = "hand-written"
@@ -27,8 +28,6 @@ CONTROL_TOLERANCE = 0.05
 # A run is one pass over the data; it returns the mean total loss, so that "the same mathematics" is
 # checked and not only claimed.
 Run = Callable[[], float]
-# Makes a network on pictures: see `benchmark.network`.
-Network = Callable[..., keras.Model]
 
 
 def lower_quartile(seconds: Sequence[float]) -> float:
@@ -126,3 +125,10 @@ def resident_peak_mib() -> float:
         return int(line.split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values beside and rename, so that a file that is there is whole."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps(content, indent=1) + "\n")
+    beside.replace(path)

@@ -1,23 +1,8 @@
 """`benchmark.py targets`: its promises, and a run that is too short to be quoted."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-
-
-@pytest.fixture(scope="module")
-def benchmark():
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.syspath_prepend(TOOLS)
-        import benchmark
-
-        yield benchmark
-        for name in ("benchmark", "benchmark_losses", "benchmark_targets", "timing"):
-            sys.modules.pop(name, None)
 
 
 def found(**changes):

@@ -317,6 +317,8 @@ def run(data: experiment.Data, folder: Path, settings: Settings, *, seeds: int) 
     summary = "Quantization after training lost nothing."
     if share is not None:
         summary = f"The distilled student has {100 * share:.0f} % of what was lost back."
+    gain = presentation.mean_difference([row[DISTILLED] - row[ALONE] for row in results])
+    summary += f" Distilled minus alone: {presentation.in_words(gain, f'{seeds} seeds')}."
     return report.Report(
         f"What quantization costs: {settings.candidate}",
         summary,

@@ -63,6 +63,8 @@ def test_runs_on_arrays_and_goes_on_where_it_was(example, bright_rows, tmp_path,
     found = example.run(data, tmp_path, settings, seeds=1)
     (result,) = found.data["seeds"]
     assert 0 <= found.data["teacher"] <= 1
+    gain = 100 * (result[example.DISTILLED] - result[example.ALONE])
+    assert found.summary.endswith(f" Distilled minus alone: {gain:+.2f} points (one seed).")
     assert list(result) == ["float", example.AFTER, example.ALONE, example.DISTILLED]
     for name in ("after_training", "alone/student", "distilled/student"):
         assert (tmp_path / "seed-0" / f"{name}.tflite").is_file()

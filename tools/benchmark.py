@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time keras_kd against what one would write or run without it.
 
-    python tools/benchmark.py step                 # on a quiet machine: about ten minutes
+    python tools/benchmark.py step                 # on a quiet machine: some twenty minutes
     python tools/benchmark.py step --json step.json
     python tools/benchmark.py losses               # each method beside soft targets
     python tools/benchmark.py quantization         # a step with fake quantization beside without
